@@ -1,0 +1,22 @@
+#ifndef QUIRE_COMMON_LOGGING_H_
+#define QUIRE_COMMON_LOGGING_H_
+
+#include <string_view>
+
+// One line a call to standard error, with time and level. Thread safe. spdlog does the work, behind
+// this face, so that its fmt never meets libtorch's in one file.
+namespace quire {
+
+enum class LogLevel { kDebug, kInfo, kWarning, kError };
+
+// Lines below `level` are dropped. `program` starts each line.
+void SetUpLogging(std::string_view program, LogLevel level);
+void Log(LogLevel level, std::string_view message);
+
+inline void LogInfo(std::string_view message) { Log(LogLevel::kInfo, message); }
+inline void LogWarning(std::string_view message) { Log(LogLevel::kWarning, message); }
+inline void LogError(std::string_view message) { Log(LogLevel::kError, message); }
+
+}  // namespace quire
+
+#endif  // QUIRE_COMMON_LOGGING_H_
