@@ -1,0 +1,106 @@
+#ifndef QUIRE_WORKER_ENGINE_ENGINE_LOOP_H_
+#define QUIRE_WORKER_ENGINE_ENGINE_LOOP_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "common/mutex.h"
+#include "worker/engine/engine.h"
+#include "worker/engine/model_executor.h"
+
+namespace quire {
+
+// Hears what the loop does, on the loop's thread: every call must return at once.
+class EngineListener {
+ public:
+  virtual ~EngineListener() = default;
+  // After each step that brought something. `output` may be moved from.
+  virtual void OnOutput(EngineOutput& output) = 0;
+  // A Submit that the engine did not take.
+  virtual void OnRejected(RequestKey key, uint32_t attempt, const absl::Status& status) = 0;
+  // After a request began or ended (within the same step), and on RequestLoad.
+  virtual void OnLoad(const EngineLoad& load) = 0;
+  // The executor is lost; no other call follows. The process should say why and exit.
+  virtual void OnFatal(const absl::Status& status) = 0;
+};
+
+// Runs an engine on a thread of its own: plan, execute, settle. Others reach it by posting; an idle
+// loop waits on a condition variable.
+//
+// Post* and the observers are thread safe. The mailbox holds at most `max_mailbox` messages of
+// Submit kind; cancels are always taken, since each one follows a submit.
+class EngineLoop {
+ public:
+  EngineLoop(std::unique_ptr<Engine> engine, std::unique_ptr<ModelExecutor> executor,
+             EngineListener* listener, size_t max_mailbox);
+  // Stops after the step in flight. Requests that still live get no further output.
+  ~EngineLoop();
+  EngineLoop(const EngineLoop&) = delete;
+  EngineLoop& operator=(const EngineLoop&) = delete;
+
+  void Start();
+  void Stop();
+
+  // RESOURCE_EXHAUSTED when the mailbox is full. Later refusals come through OnRejected.
+  absl::Status PostSubmit(EngineRequest request);
+  void PostCancel(RequestKey key, std::optional<uint32_t> choice, std::optional<uint32_t> stop_index);
+  // Asks for an OnLoad.
+  void PostRequestLoad();
+
+  uint64_t steps() const { return steps_.load(std::memory_order_relaxed); }
+  // Since the last settled step or, if the loop has been idle since, since it fell idle.
+  Micros SinceProgress() const;
+
+ private:
+  struct SubmitMessage {
+    EngineRequest request;
+  };
+  struct CancelMessage {
+    RequestKey key;
+    std::optional<uint32_t> choice;
+    std::optional<uint32_t> stop_index;
+  };
+  struct LoadMessage {};
+  using Message = std::variant<SubmitMessage, CancelMessage, LoadMessage>;
+
+  void Run();
+  // Takes the mailbox's messages into the engine; waits for one first when `may_wait`.
+  void Receive(bool may_wait);
+  void Emit();
+
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<ModelExecutor> executor_;
+  EngineListener* listener_;
+  const size_t max_mailbox_;
+
+  Mutex mutex_;
+  CondVar wake_;
+  std::vector<Message> mailbox_ QUIRE_GUARDED_BY(mutex_);
+  size_t num_submits_ QUIRE_GUARDED_BY(mutex_) = 0;
+  bool stopping_ QUIRE_GUARDED_BY(mutex_) = false;
+  // Set by a poster, so that a busy loop looks into the mailbox without taking the lock each step.
+  std::atomic<bool> has_mail_{false};
+
+  std::atomic<uint64_t> steps_{0};
+  std::atomic<Micros> last_progress_{0};
+  std::atomic<bool> idle_{true};
+
+  // Of the loop's thread alone.
+  std::vector<Message> received_;
+  EngineOutput output_;
+  uint32_t last_running_ = 0;
+  uint32_t last_waiting_ = 0;
+  bool load_changed_ = false;
+
+  std::thread thread_;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_WORKER_ENGINE_ENGINE_LOOP_H_
