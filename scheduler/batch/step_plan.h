@@ -88,6 +88,12 @@ struct SlotOutput {
   NumericFault fault = NumericFault::kNone;  // not kNone: the tokens mean nothing
 };
 
+// KV memory that an executor holds itself; paged engines count their blocks instead.
+struct KvBytes {
+  uint64_t reserved = 0;
+  uint64_t used = 0;
+};
+
 struct StepResult {
   uint64_t step = 0;
   std::vector<SlotOutput> outputs;  // one for each run, in the order of the plan's runs
@@ -101,7 +107,8 @@ struct StepResult {
     uint32_t first_prompt_position = 0;
     std::vector<TokenLogprobs> prompt;
   };
-  std::vector<Logprobs> logprobs;
+  std::vector<Logprobs> logprobs;  // in the order of outputs
+  KvBytes kv;                      // after the step
 
   void Clear() {
     outputs.clear();

@@ -9,14 +9,13 @@
 #include "absl/status/status.h"
 #include "scheduler/batch/step_plan.h"
 #include "scheduler/sampling_params.h"
+#include "scheduler/sequence.h"
 
-// An engine turns requests into step plans and step results into tokens. PagedEngine batches
-// continuously over a block pool; BaselineEngine runs one request at a time. Neither knows threads,
-// clocks or the wire: EngineLoop drives them, and time arrives as an argument.
+// An engine turns requests into step plans and step results into tokens. It knows no threads, no clocks
+// and no wire: EngineLoop drives it, and time arrives as an argument. RequestEngine is the engine; the
+// scheduler it is given makes it paged (BatchScheduler: continuous batching over a block pool) or the
+// baseline (SerialScheduler: one request at a time).
 namespace quire {
-
-// Microseconds of a steady clock; only differences mean anything.
-using Micros = int64_t;
 
 // Names a request for as long as the worker lives: `session` is the worker's own number for a
 // coordinator_id, `request` the coordinator's number for the request.
@@ -47,23 +46,8 @@ struct EngineRequest {
   std::optional<Micros> queue_deadline;  // not running by then: DEADLINE_EXCEEDED
 };
 
-enum class FinishReason : uint8_t { kStop, kLength, kAborted };
-
-struct ChoiceUsage {
-  uint32_t prompt_tokens = 0;
-  uint32_t cached_tokens = 0;      // of the prompt, found in the prefix cache
-  uint32_t output_tokens = 0;
-  uint32_t recomputed_tokens = 0;  // positions computed more than once
-  uint64_t kv_reserved_bytes = 0;  // at the end
-  uint64_t kv_used_bytes = 0;
-  uint32_t kv_max_unused_tokens = 0;  // reserved minus used, the most at any step
-};
-
-struct ChoiceTimings {
-  Micros queued = 0;       // Submit to first plan
-  Micros prefill = 0;      // first plan to first token
-  Micros decode = 0;       // first to last token
-};
+using ChoiceUsage = SequenceUsage;
+using ChoiceTimings = SequenceTimings;
 
 struct ChoiceFinish {
   RequestKey key;
@@ -122,17 +106,8 @@ struct EngineOutput {
   }
 };
 
-struct EngineLoad {
-  uint32_t running = 0;  // sequences
-  uint32_t waiting = 0;
-  uint32_t blocks_free = 0;
-  uint32_t blocks_cached = 0;
-  uint32_t blocks_total = 0;
-  uint64_t kv_reserved_bytes = 0;
-  uint64_t kv_used_bytes = 0;
+struct EngineLoad : SchedulerLoad {
   uint64_t output_tokens = 0;  // ever
-  uint64_t preemptions = 0;    // ever
-  uint64_t prefix_hit_tokens = 0, prefix_query_tokens = 0;  // ever
 };
 
 class Engine {
@@ -153,8 +128,8 @@ class Engine {
   // timeouts, cancels) appear in the next TakeOutput either way.
   virtual bool Plan(Micros now, StepPlan* plan) = 0;
 
-  // Takes in the result of the oldest planned step that is not settled.
-  virtual void Settle(const StepResult& result, Micros now) = 0;
+  // Takes in the result of the oldest planned step that is not settled. May move from it.
+  virtual void Settle(StepResult& result, Micros now) = 0;
 
   // Moves what happened since the last call into `output` (cleared first). The vectors are swapped, so
   // passing the same object again saves allocations.

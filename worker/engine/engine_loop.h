@@ -33,8 +33,8 @@ class EngineListener {
 // Runs an engine on a thread of its own: plan, execute, settle. Others reach it by posting; an idle
 // loop waits on a condition variable.
 //
-// Post* and the observers are thread safe. The mailbox holds at most `max_mailbox` messages of
-// Submit kind; cancels are always taken, since each one follows a submit.
+// Post* and the observers are thread safe. The mailbox holds at most `max_mailbox` submits; cancels are
+// always taken, so a caller posts at most one for each choice of a request that it submitted.
 class EngineLoop {
  public:
   EngineLoop(std::unique_ptr<Engine> engine, std::unique_ptr<ModelExecutor> executor,
@@ -54,7 +54,7 @@ class EngineLoop {
   void PostRequestLoad();
 
   uint64_t steps() const { return steps_.load(std::memory_order_relaxed); }
-  // Since the last settled step or, if the loop has been idle since, since it fell idle.
+  // Since the last settled step, or since work arrived at an idle loop; 0 while it is idle.
   Micros SinceProgress() const;
 
  private:
@@ -66,12 +66,13 @@ class EngineLoop {
     std::optional<uint32_t> choice;
     std::optional<uint32_t> stop_index;
   };
-  struct LoadMessage {};
-  using Message = std::variant<SubmitMessage, CancelMessage, LoadMessage>;
+  using Message = std::variant<SubmitMessage, CancelMessage>;
 
   void Run();
-  // Takes the mailbox's messages into the engine; waits for one first when `may_wait`.
-  void Receive(bool may_wait);
+  // Takes the mailbox's messages into the engine; waits for one, or for the engine's next deadline,
+  // first when `may_wait`. False: the loop is to stop.
+  bool Receive(bool may_wait);
+  // Tells the listener what happened.
   void Emit();
 
   std::unique_ptr<Engine> engine_;
@@ -83,6 +84,7 @@ class EngineLoop {
   CondVar wake_;
   std::vector<Message> mailbox_ QUIRE_GUARDED_BY(mutex_);
   size_t num_submits_ QUIRE_GUARDED_BY(mutex_) = 0;
+  bool load_requested_ QUIRE_GUARDED_BY(mutex_) = false;
   bool stopping_ QUIRE_GUARDED_BY(mutex_) = false;
   // Set by a poster, so that a busy loop looks into the mailbox without taking the lock each step.
   std::atomic<bool> has_mail_{false};
@@ -96,7 +98,6 @@ class EngineLoop {
   EngineOutput output_;
   uint32_t last_running_ = 0;
   uint32_t last_waiting_ = 0;
-  bool load_changed_ = false;
 
   std::thread thread_;
 };

@@ -21,12 +21,6 @@ struct ExecutorLimits {
   uint32_t max_steps_in_flight = 1;
 };
 
-// KV memory that the executor holds itself; paged engines count their blocks instead.
-struct KvBytes {
-  uint64_t reserved = 0;
-  uint64_t used = 0;
-};
-
 // Carries out step plans on a device. The engine loop sees the device through this header alone.
 //
 // Not thread safe: one thread calls it. Steps run in the order of their launches, so blocks that one
@@ -45,7 +39,7 @@ class ModelExecutor {
   // REQUIRES: a launch is uncollected.
   virtual absl::Status Collect(StepResult* result) = 0;
 
-  virtual KvBytes kv_bytes() const { return {}; }
+
 };
 
 }  // namespace quire

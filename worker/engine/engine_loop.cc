@@ -1,0 +1,168 @@
+#include "worker/engine/engine_loop.h"
+
+#include <chrono>
+#include <utility>
+
+#include "scheduler/check.h"
+
+namespace quire {
+namespace {
+
+std::chrono::steady_clock::time_point ToTimePoint(Micros time) {
+  return std::chrono::steady_clock::time_point(std::chrono::microseconds(time));
+}
+
+Micros Now() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
+EngineLoop::EngineLoop(std::unique_ptr<Engine> engine, std::unique_ptr<ModelExecutor> executor,
+                       EngineListener* listener, size_t max_mailbox)
+    : engine_(std::move(engine)),
+      executor_(std::move(executor)),
+      listener_(listener),
+      max_mailbox_(max_mailbox) {}
+
+EngineLoop::~EngineLoop() { Stop(); }
+
+void EngineLoop::Start() {
+  QUIRE_CHECK(!thread_.joinable());
+  last_progress_ = Now();
+  thread_ = std::thread([this] { Run(); });
+}
+
+void EngineLoop::Stop() {
+  {
+    MutexLock lock(mutex_);
+    stopping_ = true;
+    has_mail_.store(true, std::memory_order_release);
+  }
+  wake_.NotifyOne();
+  if (thread_.joinable()) thread_.join();
+}
+
+absl::Status EngineLoop::PostSubmit(EngineRequest request) {
+  {
+    MutexLock lock(mutex_);
+    if (num_submits_ >= max_mailbox_) {
+      return absl::ResourceExhaustedError("the engine's mailbox is full");
+    }
+    ++num_submits_;
+    mailbox_.push_back(SubmitMessage{std::move(request)});
+    has_mail_.store(true, std::memory_order_release);
+  }
+  wake_.NotifyOne();
+  return absl::OkStatus();
+}
+
+void EngineLoop::PostCancel(RequestKey key, std::optional<uint32_t> choice,
+                            std::optional<uint32_t> stop_index) {
+  {
+    MutexLock lock(mutex_);
+    mailbox_.push_back(CancelMessage{key, choice, stop_index});
+    has_mail_.store(true, std::memory_order_release);
+  }
+  wake_.NotifyOne();
+}
+
+void EngineLoop::PostRequestLoad() {
+  {
+    MutexLock lock(mutex_);
+    if (load_requested_) return;
+    load_requested_ = true;
+    has_mail_.store(true, std::memory_order_release);
+  }
+  wake_.NotifyOne();
+}
+
+Micros EngineLoop::SinceProgress() const {
+  if (idle_.load(std::memory_order_relaxed)) return 0;
+  return Now() - last_progress_.load(std::memory_order_relaxed);
+}
+
+void EngineLoop::Run() {
+  StepPlan plan;
+  StepResult result;
+  uint32_t in_flight = 0;
+  const uint32_t max_in_flight = executor_->limits().max_steps_in_flight;
+  bool may_wait = false;
+  while (Receive(may_wait)) {
+    while (in_flight < max_in_flight && engine_->Plan(Now(), &plan)) {
+      if (absl::Status status = executor_->Launch(plan); !status.ok()) {
+        return listener_->OnFatal(status);
+      }
+      ++in_flight;
+    }
+    if (in_flight > 0) {
+      if (absl::Status status = executor_->Collect(&result); !status.ok()) {
+        return listener_->OnFatal(status);
+      }
+      --in_flight;
+      const Micros now = Now();
+      engine_->Settle(result, now);
+      steps_.fetch_add(1, std::memory_order_relaxed);
+      last_progress_.store(now, std::memory_order_relaxed);
+      may_wait = false;
+    } else {
+      may_wait = true;
+    }
+    Emit();
+  }
+}
+
+bool EngineLoop::Receive(bool may_wait) {
+  if (!may_wait && !has_mail_.load(std::memory_order_acquire)) return true;
+  bool load_requested = false;
+  {
+    MutexLock lock(mutex_);
+    if (may_wait && !has_mail_.load(std::memory_order_relaxed)) {
+      idle_.store(true, std::memory_order_relaxed);
+      const std::optional<Micros> deadline = engine_->NextDeadline();
+      while (!has_mail_.load(std::memory_order_relaxed)) {
+        if (!deadline.has_value()) {
+          wake_.Wait(mutex_);
+        } else if (!wake_.WaitUntil(mutex_, ToTimePoint(*deadline))) {
+          break;
+        }
+      }
+      last_progress_.store(Now(), std::memory_order_relaxed);
+      idle_.store(false, std::memory_order_relaxed);
+    }
+    has_mail_.store(false, std::memory_order_relaxed);
+    if (stopping_) return false;
+    received_.swap(mailbox_);
+    num_submits_ = 0;
+    load_requested = std::exchange(load_requested_, false);
+  }
+  for (Message& message : received_) {
+    if (auto* submit = std::get_if<SubmitMessage>(&message)) {
+      const RequestKey key = submit->request.key;
+      const uint32_t attempt = submit->request.attempt;
+      absl::Status status = engine_->Submit(std::move(submit->request), Now());
+      if (!status.ok()) listener_->OnRejected(key, attempt, status);
+    } else {
+      const auto& cancel = std::get<CancelMessage>(message);
+      engine_->Cancel(cancel.key, cancel.choice, cancel.stop_index, Now());
+    }
+  }
+  received_.clear();
+  if (load_requested) listener_->OnLoad(engine_->load());
+  return true;
+}
+
+void EngineLoop::Emit() {
+  engine_->TakeOutput(&output_);
+  if (!output_.empty()) listener_->OnOutput(output_);
+  const EngineLoad load = engine_->load();
+  if (load.running != last_running_ || load.waiting != last_waiting_) {
+    last_running_ = load.running;
+    last_waiting_ = load.waiting;
+    listener_->OnLoad(load);
+  }
+}
+
+}  // namespace quire
