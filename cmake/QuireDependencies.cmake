@@ -1,7 +1,6 @@
 # Third-party libraries as imported targets. docs/adr/0001-toolchain.md says why each is linked as it is.
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
-find_package(absl REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(spdlog REQUIRED)
@@ -30,6 +29,20 @@ function(quire_static_archives out)
   list(REMOVE_DUPLICATES archives)
   set(${out} -Wl,--start-group ${archives} -Wl,--end-group ${system} PARENT_SCOPE)
 endfunction()
+
+# Abseil's archives too: its CMake package names the shared libraries, and a program must not hold two
+# copies. Its targets' names stay, each standing for all of Abseil.
+file(GLOB absl_archives "/usr/lib/*/libabsl_*.a")
+if(NOT absl_archives)
+  message(FATAL_ERROR "no Abseil archives: install libabsl-dev, or run ./dev build, which does")
+endif()
+add_library(quire_absl INTERFACE)
+target_link_libraries(quire_absl INTERFACE
+  -Wl,--start-group ${absl_archives} -Wl,--end-group Threads::Threads)
+foreach(name IN ITEMS btree cord flat_hash_map flat_hash_set hash inlined_vector node_hash_map span status
+                      statusor str_format strings synchronization time)
+  add_library(absl::${name} ALIAS quire_absl)
+endforeach()
 
 quire_static_archives(grpc_archives grpc++ protobuf)
 add_library(quire_grpc INTERFACE)

@@ -23,7 +23,7 @@ if(QUIRE_CCACHE)
       CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${QUIRE_CCACHE})
 endif()
 
-find_program(QUIRE_LLD ld.lld NAMES ld.lld-14 ld.lld)
+find_program(QUIRE_LLD ld.lld)
 if(QUIRE_LLD)
   add_link_options(-fuse-ld=lld)
 endif()
