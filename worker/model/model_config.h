@@ -58,9 +58,9 @@ struct ModelConfig {
   // Key j is visible to query i iff i - sliding_window < j <= i. Mistral alone. Absent: all j <= i.
   std::optional<uint32_t> sliding_window;
 
-  // What the checkpoint says it is stored in. float32 where config.json is silent, as in
-  // transformers.
-  DType dtype = DType::kF32;
+  // What config.json says the checkpoint is stored in. Absent: the dtype that its embedding is
+  // stored in counts.
+  std::optional<DType> dtype;
   // Standard deviation of freshly made weights; what the dummy load format draws.
   float initializer_range = 0.02f;
 
@@ -73,7 +73,9 @@ struct GenerationDefaults {
   std::vector<uint32_t> eos_token_ids;  // sorted, each once; may be empty
   std::optional<uint32_t> bos_token_id;
   std::optional<uint32_t> pad_token_id;
-  std::optional<bool> do_sample;  // false or absent: greedy, as transformers takes it
+  // False or absent: greedy, as transformers takes it. True with no top_k means its default of 50
+  // there.
+  std::optional<bool> do_sample;
   std::optional<float> temperature;
   std::optional<uint32_t> top_k;
   std::optional<float> top_p;

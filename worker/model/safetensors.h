@@ -38,7 +38,7 @@ std::string ShapeString(const std::vector<uint64_t>& shape);
 class SafetensorsFile {
  public:
   // Errors (InvalidArgument; NotFound and PermissionDenied from the open): header longer than the
-  // file or than 100 MB, not a JSON object, deeper than 8 levels, a dtype not in the format, a
+  // file or than 32 MiB, not a JSON object, deeper than 8 levels, a dtype not in the format, a
   // product of a shape that overflows or differs from the offsets, offsets outside the file,
   // overlapping, or leaving bytes that no tensor owns, a name twice.
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& path);

@@ -57,7 +57,7 @@ enum class LoadFormat : uint8_t {
 
 struct LoadOptions {
   LoadFormat format = LoadFormat::kSafetensors;
-  // What the views come in. Empty: config.dtype.
+  // What the views come in. Empty: config.dtype, else the dtype that the embedding is stored in.
   std::optional<DType> dtype;
   // Clamp values that the dtype cannot hold to its largest instead of failing.
   bool allow_overflow = false;
