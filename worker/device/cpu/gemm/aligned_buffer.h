@@ -19,12 +19,12 @@ class AlignedBuffer {
   static absl::StatusOr<AlignedBuffer> Create(size_t size_bytes);
 
   std::byte* data() const { return data_.get(); }
-  size_t size_bytes() const { return data_.get_deleter().size_bytes; }
+  size_t size_bytes() const { return data_ == nullptr ? 0 : data_.get_deleter().size_bytes; }
 
  private:
   struct Unmap {
-    size_t size_bytes = 0;
-    size_t mapped_bytes = 0;
+    size_t size_bytes;
+    size_t mapped_bytes;
     void operator()(std::byte* data) const;
   };
   std::unique_ptr<std::byte, Unmap> data_;
