@@ -1,0 +1,76 @@
+#include "tests/worker/device/cpu/test_models.h"
+
+#include <cstdlib>
+
+#include "scheduler/check.h"
+
+namespace quire {
+namespace {
+
+// Grouped queries, tied embeddings.
+ModelConfig Llama() {
+  ModelConfig config;
+  config.architecture = Architecture::kLlama;
+  config.vocab_size = 199;
+  config.hidden_size = 64;
+  config.intermediate_size = 112;
+  config.num_layers = 2;
+  config.num_heads = 4;
+  config.num_kv_heads = 2;
+  config.head_dim = 16;
+  config.max_position_embeddings = 512;
+  config.tie_word_embeddings = true;
+  config.initializer_range = 0.2f;  // large enough for attention to prefer some keys over others
+  return config;
+}
+
+}  // namespace
+
+std::vector<TestModel> TestModels() {
+  std::vector<TestModel> models;
+  models.push_back({"llama", Llama()});
+
+  ModelConfig mistral = Llama();  // a window that ends within blocks and segments
+  mistral.architecture = Architecture::kMistral;
+  mistral.tie_word_embeddings = false;
+  mistral.sliding_window = 37;
+  mistral.head_dim = 32;
+  models.push_back({"mistral", mistral});
+
+  ModelConfig qwen2 = Llama();  // biases, a group of 7, a hidden size that fills no vector
+  qwen2.architecture = Architecture::kQwen2;
+  qwen2.qkv_bias = true;
+  qwen2.hidden_size = 72;
+  qwen2.num_heads = 7;
+  qwen2.num_kv_heads = 1;
+  qwen2.head_dim = 48;
+  models.push_back({"qwen2", qwen2});
+
+  ModelConfig qwen3 = Llama();  // norms of queries and keys, a group larger than a tile
+  qwen3.architecture = Architecture::kQwen3;
+  qwen3.qk_norm = true;
+  qwen3.num_heads = 20;
+  qwen3.num_kv_heads = 1;
+  qwen3.head_dim = 80;
+  models.push_back({"qwen3", qwen3});
+  return models;
+}
+
+ModelConfig TestModelNamed(const std::string& name) {
+  for (const TestModel& model : TestModels()) {
+    if (model.name == name) return model.config;
+  }
+  QUIRE_CHECK(false);
+  std::abort();
+}
+
+std::shared_ptr<const Weights> RandomWeights(const ModelConfig& config, DType dtype) {
+  LoadOptions options;
+  options.format = LoadFormat::kDummy;
+  options.dtype = dtype;
+  absl::StatusOr<std::shared_ptr<const Weights>> weights = Weights::Load("", config, options);
+  QUIRE_CHECK(weights.ok());
+  return *std::move(weights);
+}
+
+}  // namespace quire
