@@ -4,6 +4,8 @@ find_package(Threads REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(spdlog REQUIRED)
+find_package(prometheus-cpp REQUIRED)
+find_package(OpenSSL REQUIRED)
 
 # Debian's gRPC CMake targets are shared only. Linking the archives keeps libtorch's own, older
 # protobuf symbols away from ours.

@@ -12,6 +12,7 @@
 
 #include "common/mutex.h"
 #include "worker/engine/engine.h"
+#include "worker/engine/engine_inbox.h"
 #include "worker/engine/model_executor.h"
 
 namespace quire {
@@ -35,27 +36,24 @@ class EngineListener {
 //
 // Post* and the observers are thread safe. The mailbox holds at most `max_mailbox` submits; cancels are
 // always taken, so a caller posts at most one for each choice of a request that it submitted.
-class EngineLoop {
+class EngineLoop final : public EngineInbox {
  public:
   EngineLoop(std::unique_ptr<Engine> engine, std::unique_ptr<ModelExecutor> executor,
              EngineListener* listener, size_t max_mailbox);
   // Stops after the step in flight. Requests that still live get no further output.
-  ~EngineLoop();
+  ~EngineLoop() override;
   EngineLoop(const EngineLoop&) = delete;
   EngineLoop& operator=(const EngineLoop&) = delete;
 
   void Start();
   void Stop();
 
-  // RESOURCE_EXHAUSTED when the mailbox is full. Later refusals come through OnRejected.
-  absl::Status PostSubmit(EngineRequest request);
-  void PostCancel(RequestKey key, std::optional<uint32_t> choice, std::optional<uint32_t> stop_index);
-  // Asks for an OnLoad.
-  void PostRequestLoad();
-
-  uint64_t steps() const { return steps_.load(std::memory_order_relaxed); }
-  // Since the last settled step, or since work arrived at an idle loop; 0 while it is idle.
-  Micros SinceProgress() const;
+  absl::Status PostSubmit(EngineRequest request) override;
+  void PostCancel(RequestKey key, std::optional<uint32_t> choice,
+                  std::optional<uint32_t> stop_index) override;
+  void PostRequestLoad() override;
+  uint64_t steps() const override { return steps_.load(std::memory_order_relaxed); }
+  Micros SinceProgress() const override;
 
  private:
   struct SubmitMessage {

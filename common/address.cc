@@ -1,0 +1,46 @@
+#include "common/address.h"
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace quire {
+
+std::string Address::ToString() const {
+  const bool is_ipv6 = absl::StrContains(host, ':');
+  return is_ipv6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
+}
+
+bool Address::is_loopback() const {
+  return host == "localhost" || host == "::1" || absl::StartsWith(host, "127.");
+}
+
+absl::StatusOr<Address> ParseAddress(absl::string_view text) {
+  const auto error = [text](absl::string_view what) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", text, "\" is not an address (HOST:PORT or [IPV6]:PORT): ", what));
+  };
+  const size_t colon = text.rfind(':');
+  if (colon == absl::string_view::npos) return error("the port is missing");
+  absl::string_view host = text.substr(0, colon);
+  if (absl::StartsWith(host, "[") && absl::EndsWith(host, "]")) {
+    host = host.substr(1, host.size() - 2);
+  } else if (absl::StrContains(host, ':')) {
+    return error("an IPv6 address needs brackets");
+  }
+  if (host.empty()) return error("the host is missing");
+  uint32_t port = 0;
+  if (!absl::SimpleAtoi(text.substr(colon + 1), &port) || port > 65535) {
+    return error("the port is not a number from 0 to 65535");
+  }
+  return Address{std::string(host), static_cast<uint16_t>(port)};
+}
+
+absl::Status CheckListenAddress(const Address& address, bool insecure) {
+  if (address.is_loopback() || insecure) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("refusing to listen on ", address.host,
+                   ", which other machines can reach, without encryption: give --insecure to allow it"));
+}
+
+}  // namespace quire
