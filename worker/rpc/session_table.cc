@@ -49,10 +49,20 @@ class SessionTable::Connection final : public SessionTable::Handler {
   uint64_t number_ = 0;
 };
 
-SessionTable::SessionTable(Options options) : options_(std::move(options)) {
+SessionTable::SessionTable(Options options) : options_(std::move(options)), info_(options_.info) {
   rate_since_ = options_.clock();
 }
 SessionTable::~SessionTable() = default;
+
+void SessionTable::SetName(const std::string& name) {
+  MutexLock lock(mutex_);
+  info_.set_name(name);
+}
+
+worker::v1::WorkerInfo SessionTable::info() const {
+  MutexLock lock(mutex_);
+  return info_;
+}
 
 std::unique_ptr<SessionTable::Handler> SessionTable::Connect(std::shared_ptr<Sink> sink) {
   return std::make_unique<Connection>(this, std::move(sink));
@@ -84,7 +94,7 @@ void SessionTable::HandleOpen(Connection* connection, const worker::v1::Open& op
     }
     SessionEvent event;
     event.mutable_opened()->set_incarnation(options_.incarnation);
-    *event.mutable_opened()->mutable_worker() = options_.info;
+    *event.mutable_opened()->mutable_worker() = info_;
     Send(session, std::move(event));
     SessionEvent load;
     *load.mutable_load() = load_;

@@ -60,6 +60,11 @@ class SessionTable final : public EngineListener {
   // REQUIRES: called once, before any connection; the inbox outlives all calls.
   void SetInbox(EngineInbox* inbox) { inbox_ = inbox; }
 
+  // The name, where it depends on the port. REQUIRES: called before coordinators know the worker.
+  void SetName(const std::string& name);
+  worker::v1::WorkerInfo info() const;
+  const std::string& incarnation() const { return options_.incarnation; }
+
   // A new connection. The handler takes its messages, the first of which must be Open.
   std::unique_ptr<Handler> Connect(std::shared_ptr<Sink> sink);
 
@@ -130,6 +135,7 @@ class SessionTable final : public EngineListener {
 
   mutable Mutex mutex_;
   CondVar idle_;
+  worker::v1::WorkerInfo info_ QUIRE_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Session>> sessions_ QUIRE_GUARDED_BY(mutex_);  // by number
   std::map<std::string, uint32_t> by_coordinator_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, RequestKey> by_request_id_ QUIRE_GUARDED_BY(mutex_);

@@ -1,0 +1,214 @@
+#include "worker/engine_factory.h"
+
+#include <algorithm>
+#include <random>
+#include <thread>
+#include <utility>
+
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "scheduler/batch/batch_scheduler.h"
+#include "scheduler/batch/serial_scheduler.h"
+#include "worker/device/cpu/cpu_executor.h"
+#include "worker/device/fake/fake_executor.h"
+#ifdef QUIRE_TORCH
+#include "worker/device/torch_baseline/torch_baseline_executor.h"
+#endif
+#include "worker/engine/request_engine.h"
+#include "worker/model/model_config.h"
+#include "worker/model/numerics_id.h"
+#include "worker/model/weights.h"
+
+namespace quire {
+namespace {
+
+// A KV pool beyond this is asked for by flag.
+constexpr uint64_t kMaxDefaultKvBytes = uint64_t{2} << 30;
+
+PrefixHashKey RandomHashKey() {
+  std::random_device device;
+  const auto word = [&device] { return uint64_t{device()} << 32 | device(); };
+  return {word(), word()};
+}
+
+std::unique_ptr<Engine> MakePagedEngine(const EngineSettings& settings, const ExecutorLimits& limits) {
+  BatchScheduler::Options options;
+  options.kv.num_blocks = limits.num_blocks;
+  options.kv.block_size = limits.block_size;
+  options.kv.enable_prefix_caching = settings.enable_prefix_caching;
+  options.kv.hash_key = RandomHashKey();
+  options.max_num_seqs = limits.num_slots;
+  options.max_num_batched_tokens = limits.max_num_batched_tokens;
+  options.max_queue = settings.max_queue;
+  options.kv_bytes_per_token = limits.kv_bytes_per_token;
+  return std::make_unique<RequestEngine>(
+      RequestEngine::Options{limits.context_length, limits.vocabulary_size},
+      std::make_unique<BatchScheduler>(options));
+}
+
+absl::StatusOr<std::optional<DType>> ParseDType(const std::string& name) {
+  if (name == "auto") return std::optional<DType>();
+  if (name == "fp32" || name == "float32") return std::optional<DType>(DType::kF32);
+  if (name == "bf16" || name == "bfloat16") return std::optional<DType>(DType::kBF16);
+  return absl::InvalidArgumentError(absl::StrCat("--dtype ", name, ": auto, fp32 or bf16 is allowed"));
+}
+
+// Room for every sequence at full length, within a quarter of the machine's memory and the cap; never
+// less than one sequence.
+uint64_t DefaultKvBytes(uint64_t bytes_per_token, uint64_t context, uint64_t max_num_seqs) {
+  const uint64_t machine =
+      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
+  const uint64_t wanted = bytes_per_token * context * max_num_seqs;
+  const uint64_t least = bytes_per_token * (context + 256);
+  return std::max(least, std::min({wanted, machine / 4, kMaxDefaultKvBytes}));
+}
+
+BuiltEngine BuildFake(const EngineSettings& settings, const ModelConfig& config, uint32_t context) {
+  ExecutorLimits limits;
+  limits.num_slots = settings.max_num_seqs;
+  limits.max_num_batched_tokens = std::max(settings.max_num_batched_tokens, settings.max_num_seqs);
+  limits.context_length = context;
+  limits.vocabulary_size = config.vocab_size;
+  limits.block_size = settings.block_size;
+  limits.num_blocks = settings.num_gpu_blocks_override != 0
+                          ? settings.num_gpu_blocks_override
+                          : settings.max_num_seqs * (context / settings.block_size + 1);
+  limits.kv_bytes_per_token = 1;
+  FakeExecutor::Options options;
+  options.limits = limits;
+  options.reads_whole_context = false;
+  options.step_time = std::chrono::microseconds(settings.fake_step_us);
+  BuiltEngine built;
+  built.engine = MakePagedEngine(settings, limits);
+  built.executor = std::make_unique<FakeExecutor>(options);
+  built.dtype = "fp32";
+  built.numerics_id = "fake";
+  built.description = "fake device";
+  return built;
+}
+
+absl::StatusOr<BuiltEngine> BuildPaged(const EngineSettings& settings, const ModelConfig& config,
+                                       uint32_t context, uint32_t threads,
+                                       std::shared_ptr<const Weights> weights) {
+  CpuExecutorOptions options;
+  options.num_threads = static_cast<int>(threads);
+  options.num_slots = settings.max_num_seqs;
+  options.max_num_batched_tokens = settings.max_num_batched_tokens;
+  options.context_length = context;
+  options.block_size = settings.block_size;
+  options.num_blocks = settings.num_gpu_blocks_override;
+  const uint64_t bytes_per_token =
+      uint64_t{2} * config.num_layers * config.kv_size() * SizeOf(weights->dtype());
+  options.kv_cache_bytes = settings.kv_cache_memory_bytes != 0
+                               ? settings.kv_cache_memory_bytes
+                               : DefaultKvBytes(bytes_per_token, context, settings.max_num_seqs);
+  auto executor = CpuExecutor::Create(options, weights);
+  if (!executor.ok()) return executor.status();
+  NumericsParts parts = ModelNumericsParts(*weights, threads);
+  for (auto& part : (*executor)->numerics_parts()) parts.push_back(std::move(part));
+  BuiltEngine built;
+  built.numerics_id = NumericsId(parts);
+  const ExecutorLimits& limits = (*executor)->limits();
+  built.description = absl::StrCat(
+      "CPU, ", threads, " threads, ", std::string(IsaName((*executor)->isa())), ", weights ",
+      weights->num_bytes() >> 20, " MiB, KV pool ", limits.num_blocks, " blocks of ", limits.block_size,
+      " tokens, ", uint64_t{limits.num_blocks} * limits.block_size * limits.kv_bytes_per_token >> 20,
+      " MiB");
+  built.engine = MakePagedEngine(settings, limits);
+  built.executor = *std::move(executor);
+  return built;
+}
+
+absl::StatusOr<BuiltEngine> BuildBaseline(const EngineSettings& settings, uint32_t context,
+                                          uint32_t threads, std::shared_ptr<const Weights> weights) {
+#ifdef QUIRE_TORCH
+  if (settings.baseline_cache != "dynamic" && settings.baseline_cache != "static") {
+    return absl::InvalidArgumentError(absl::StrCat("--baseline-cache ", settings.baseline_cache,
+                                                   ": dynamic or static is allowed"));
+  }
+  TorchBaselineOptions options;
+  options.cache =
+      settings.baseline_cache == "static" ? BaselineCache::kStatic : BaselineCache::kDynamic;
+  options.context_length = context;
+  options.num_threads = threads;
+  auto executor = TorchBaselineExecutor::Create(weights, options);
+  if (!executor.ok()) return executor.status();
+  NumericsParts parts = ModelNumericsParts(*weights, threads);
+  parts.emplace_back("engine", absl::StrCat("baseline-", settings.baseline_cache));
+  BuiltEngine built;
+  built.numerics_id = NumericsId(parts);
+  built.kv_cache = settings.baseline_cache;
+  built.description = absl::StrCat("libtorch on the CPU, ", threads, " threads, weights ",
+                                   weights->num_bytes() >> 20, " MiB, ", settings.baseline_cache,
+                                   " KV cache");
+  built.engine = std::make_unique<RequestEngine>(
+      RequestEngine::Options{context, weights->config().vocab_size},
+      std::make_unique<SerialScheduler>(settings.max_queue));
+  built.executor = *std::move(executor);
+  return built;
+#else
+  return absl::UnimplementedError(
+      "--engine baseline: this build is without libtorch (QUIRE_TORCH=OFF)");
+#endif
+}
+
+}  // namespace
+
+absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& settings) {
+  if (settings.max_num_seqs == 0) return absl::InvalidArgumentError("--max-num-seqs 0: at least 1");
+  if (settings.max_num_batched_tokens < settings.max_num_seqs) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--max-num-batched-tokens ", settings.max_num_batched_tokens, ": at least --max-num-seqs, ",
+        settings.max_num_seqs, ", so that every sequence can decode in a step"));
+  }
+  auto description = LoadModelDescription(settings.model_folder);
+  if (!description.ok()) return description.status();
+  const ModelConfig& config = description->config;
+  const uint32_t context =
+      settings.max_model_len != 0 ? settings.max_model_len : config.max_position_embeddings;
+  if (context > config.max_position_embeddings) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-model-len ", context,
+                                                   ": the model's max_position_embeddings is ",
+                                                   config.max_position_embeddings));
+  }
+  const uint32_t threads = settings.num_threads != 0
+                               ? settings.num_threads
+                               : std::max(1u, std::thread::hardware_concurrency());
+  absl::StatusOr<BuiltEngine> built;
+  if (settings.engine == "fake") {
+    built = BuildFake(settings, config, context);
+  } else {
+    auto dtype = ParseDType(settings.dtype);
+    if (!dtype.ok()) return dtype.status();
+    if (settings.load_format != "auto" && settings.load_format != "safetensors" &&
+        settings.load_format != "dummy") {
+      return absl::InvalidArgumentError(absl::StrCat("--load-format ", settings.load_format,
+                                                     ": auto, safetensors or dummy is allowed"));
+    }
+    LoadOptions load;
+    load.format =
+        settings.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kSafetensors;
+    load.dtype = *dtype;
+    load.allow_overflow = settings.allow_overflow;
+    load.num_threads = threads;
+    auto weights = Weights::Load(settings.model_folder, config, load);
+    if (!weights.ok()) return weights.status();
+    if (settings.engine == "paged") {
+      built = BuildPaged(settings, config, context, threads, *weights);
+    } else if (settings.engine == "baseline") {
+      built = BuildBaseline(settings, context, threads, *weights);
+    } else {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--engine ", settings.engine, ": paged or baseline is allowed"));
+    }
+    if (!built.ok()) return built.status();
+    built->dtype = (*weights)->dtype() == DType::kF32 ? "fp32" : "bf16";
+    built->warnings = (*weights)->warnings();
+  }
+  built->warnings.insert(built->warnings.begin(), description->warnings.begin(),
+                         description->warnings.end());
+  return built;
+}
+
+}  // namespace quire

@@ -1,0 +1,342 @@
+// quire-worker: serves one model on one device to any number of coordinators.
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <unistd.h>
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/address.h"
+#include "common/clock.h"
+#include "common/flags.h"
+#include "common/logging.h"
+#include "common/metrics.h"
+#include "common/mutex.h"
+#include "common/signals.h"
+#include "common/version.h"
+#include "worker/engine/engine_loop.h"
+#include "worker/engine_factory.h"
+#include "worker/rpc/join_client.h"
+#include "worker/rpc/model_files.h"
+#include "worker/rpc/session_table.h"
+#include "worker/rpc/worker_service.h"
+
+namespace quire {
+namespace {
+
+constexpr int kExitFatal = 3;
+constexpr int64_t kTickMicros = 250'000;
+constexpr int kMaxMessageBytes = 16 << 20;
+
+struct WorkerFlags {
+  EngineSettings engine;
+  std::string host = "127.0.0.1";
+  uint16_t port = 0;
+  std::vector<std::string> join;
+  std::string worker_name;
+  std::string advertise_address;
+  std::string served_model_name;
+  uint16_t metrics_port = 0;
+  double drain_timeout_s = 30;
+  double orphan_grace_s = 10;
+  bool insecure = false;
+};
+
+void Declare(FlagSet& flags, WorkerFlags* f) {
+  EngineSettings& e = f->engine;
+  flags.Add("model", &e.model_folder, "Folder of the model, in Hugging Face format")->required();
+  flags.Add("served-model-name", &f->served_model_name, "Name for clients; default: the folder's");
+  flags.Add("engine", &e.engine, "paged (continuous batching) or baseline (one request at a time)");
+  flags.Add("dtype", &e.dtype, "auto (the checkpoint's), fp32 or bf16");
+  flags.Add("load-format", &e.load_format, "auto, or dummy: random weights from config.json alone");
+  flags.AddSwitch("allow-overflow", &e.allow_overflow,
+                  "Clamp weights that the dtype cannot hold instead of failing");
+  flags.Add("baseline-cache", &e.baseline_cache,
+            "The baseline's KV cache: dynamic (grows) or static (reserved at full length)");
+  flags.Add("max-model-len", &e.max_model_len, "Context in tokens; 0: the model's");
+  flags.Add("max-num-seqs", &e.max_num_seqs, "Sequences that run at once");
+  flags.Add("max-num-batched-tokens", &e.max_num_batched_tokens, "Token positions a step");
+  flags.Add("max-queue", &e.max_queue, "Sequences that may wait");
+  flags.Add("block-size", &e.block_size, "Tokens a KV block");
+  flags.Add("kv-cache-memory-bytes", &e.kv_cache_memory_bytes, "Size of the KV pool; 0: a default");
+  flags.Add("num-gpu-blocks-override", &e.num_gpu_blocks_override, "Number of KV blocks; 0: from the size");
+  flags.AddSwitch("enable-prefix-caching", &e.enable_prefix_caching, "Reuse KV blocks of equal prefixes");
+  flags.Add("num-threads", &e.num_threads, "Kernel threads; 0: one a core");
+  flags.Add("fake-step-us", &e.fake_step_us, "Microseconds a step of the fake engine takes")->group("");
+  flags.Add("host", &f->host, "Address to listen on");
+  flags.Add("port", &f->port, "Port to listen on; 0: a free one");
+  flags.Add("join", &f->join, "HOST:PORT of a coordinator to announce this worker to; repeats");
+  flags.Add("worker-name", &f->worker_name, "Name in GetLoad; default: the advertised address");
+  flags.Add("advertise-address", &f->advertise_address,
+            "HOST:PORT where coordinators reach this worker; default: where it listens");
+  flags.Add("metrics-port", &f->metrics_port, "Port of /metrics; 0: none");
+  flags.Add("drain-timeout", &f->drain_timeout_s, "Seconds that running requests get after SIGTERM");
+  flags.Add("orphan-grace", &f->orphan_grace_s,
+            "Seconds that the requests of a lost coordinator live on");
+  flags.AddSwitch("insecure", &f->insecure, "Allow listening beyond this machine without encryption");
+}
+
+// Runs a function every kTickMicros until it is destroyed.
+class Ticker {
+ public:
+  explicit Ticker(std::function<void()> tick) : thread_([this, tick = std::move(tick)] { Run(tick); }) {}
+  ~Ticker() {
+    {
+      MutexLock lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.NotifyOne();
+    thread_.join();
+  }
+
+ private:
+  void Run(const std::function<void()>& tick) {
+    for (int64_t next = SteadyMicros();; next += kTickMicros) {
+      {
+        MutexLock lock(mutex_);
+        while (!stopping_ && wake_.WaitUntil(mutex_, FromSteadyMicros(next))) {
+        }
+        if (stopping_) return;
+      }
+      tick();
+    }
+  }
+  Mutex mutex_;
+  CondVar wake_;
+  bool stopping_ QUIRE_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+struct WorkerMetrics {
+  explicit WorkerMetrics(Metrics& m)
+      : running(m.AddGauge("num_requests_running", "Sequences in the running batch")),
+        waiting(m.AddGauge("num_requests_waiting", "Sequences waiting for the running batch")),
+        kv_usage(m.AddGauge("kv_cache_usage_perc", "KV blocks held by sequences, 0 to 1")),
+        requests(m.AddCounter("request_success_total", "Requests that ended with status OK")),
+        failures(m.AddCounter("request_failure_total", "Requests that ended with another status")),
+        prompt_tokens(m.AddCounter("prompt_tokens_total", "Prompt tokens of ended requests")),
+        generation_tokens(m.AddCounter("generation_tokens_total", "Output tokens of ended requests")),
+        first_token(m.AddLatencyHistogram("time_to_first_token_seconds", "Arrival to first token")),
+        queue_time(m.AddLatencyHistogram("request_queue_time_seconds", "Arrival to first step")),
+        latency(m.AddLatencyHistogram("e2e_request_latency_seconds", "Arrival to end")) {}
+  prometheus::Gauge& running;
+  prometheus::Gauge& waiting;
+  prometheus::Gauge& kv_usage;
+  prometheus::Counter& requests;
+  prometheus::Counter& failures;
+  prometheus::Counter& prompt_tokens;
+  prometheus::Counter& generation_tokens;
+  prometheus::Histogram& first_token;
+  prometheus::Histogram& queue_time;
+  prometheus::Histogram& latency;
+
+  void Record(const worker::v1::Load& load) {
+    running.Set(load.running());
+    waiting.Set(load.waiting());
+    const double held = load.blocks_total() - load.blocks_free() - load.blocks_cached();
+    kv_usage.Set(load.blocks_total() > 0 ? held / load.blocks_total() : 0);
+  }
+  void Record(const SessionTable::RequestRecord& record) {
+    (record.status.ok() ? requests : failures).Increment();
+    prompt_tokens.Increment(record.prompt_tokens);
+    generation_tokens.Increment(record.output_tokens);
+    if (record.first_token >= 0) first_token.Observe(record.first_token / 1e6);
+    queue_time.Observe(record.queued / 1e6);
+    latency.Observe(record.total / 1e6);
+  }
+};
+
+void LogRequest(const SessionTable::RequestRecord& record) {
+  LogInfo(absl::StrFormat(
+      "request id=%s status=%s choices=%d prompt=%d cached=%d output=%d queued_ms=%.1f "
+      "first_token_ms=%.1f total_ms=%.1f%s%s",
+      record.request_id, absl::StatusCodeToString(record.status.code()), record.choices,
+      record.prompt_tokens, record.cached_tokens, record.output_tokens, record.queued / 1e3,
+      record.first_token / 1e3, record.total / 1e3, record.status.ok() ? "" : " why=",
+      std::string(record.status.message())));
+}
+
+std::string MakeIncarnation() {
+  std::random_device device;
+  return absl::StrFormat("%08x%08x-%d", device(), device(), getpid());
+}
+
+worker::v1::WorkerInfo MakeInfo(const WorkerFlags& flags, const BuiltEngine& built,
+                                const std::string& name, const std::string& model) {
+  const ExecutorLimits& limits = built.executor->limits();
+  worker::v1::WorkerInfo info;
+  info.set_name(name);
+  info.set_model(model);
+  info.set_engine(flags.engine.engine == "baseline" ? v1::BASELINE : v1::PAGED);
+  info.set_numerics_id(built.numerics_id);
+  info.set_context_length(limits.context_length);
+  info.set_vocabulary_size(limits.vocabulary_size);
+  info.set_dtype(built.dtype);
+  info.set_kv_cache(built.kv_cache);
+  info.mutable_kv()->set_block_size(limits.block_size);
+  info.mutable_kv()->set_num_blocks(limits.num_blocks);
+  info.mutable_kv()->set_bytes_per_token(limits.kv_bytes_per_token);
+  info.mutable_limits()->set_max_num_seqs(limits.num_slots);
+  info.mutable_limits()->set_max_queue(flags.engine.max_queue);
+  info.mutable_limits()->set_max_num_batched_tokens(limits.max_num_batched_tokens);
+  info.set_version(kVersion);
+  return info;
+}
+
+// The last component of the folder's path.
+std::string FolderName(const std::string& folder) {
+  std::filesystem::path path = std::filesystem::absolute(folder).lexically_normal();
+  if (path.filename().empty()) path = path.parent_path();
+  return path.filename().string();
+}
+
+int Fail(const absl::Status& status) {
+  std::cerr << "quire-worker: " << status.message() << "\n";
+  return 2;
+}
+
+int Run(int argc, char** argv) {
+  BlockTerminationSignals();
+  WorkerFlags flags;
+  FlagSet flag_set("quire-worker", "Serves a language model to quire-coordinator.");
+  Declare(flag_set, &flags);
+  if (const auto exit_code = flag_set.Parse(argc, argv); exit_code.has_value()) return *exit_code;
+  SetUpLogging("quire-worker", LogLevel::kInfo);
+  for (const FlagSet::Value& value : flag_set.values()) {
+    LogInfo(absl::StrCat("setting ", value.name, "=", value.value, " (", value.source, ")"));
+  }
+  const Address listen{flags.host, flags.port};
+  if (absl::Status status = CheckListenAddress(listen, flags.insecure); !status.ok()) return Fail(status);
+  for (const std::string& address : flags.join) {
+    if (const auto parsed = ParseAddress(address); !parsed.ok()) return Fail(parsed.status());
+  }
+
+  const int64_t started = SteadyMicros();
+  auto files = ReadModelFiles(flags.engine.model_folder);
+  if (!files.ok()) return Fail(files.status());
+  auto built = BuildEngine(flags.engine);
+  if (!built.ok()) return Fail(built.status());
+  for (const std::string& warning : built->warnings) LogWarning(warning);
+  LogInfo(absl::StrFormat("model loaded in %.2f s: %s, %s, numerics_id %s",
+                          (SteadyMicros() - started) / 1e6, built->dtype, built->description,
+                          built->numerics_id));
+
+  Metrics metrics;
+  WorkerMetrics worker_metrics(metrics);
+  if (flags.metrics_port != 0) {
+    const Address address{flags.host, flags.metrics_port};
+    if (absl::Status status = metrics.Serve(address.ToString()); !status.ok()) return Fail(status);
+  }
+
+  // The port must be known before the worker can be named, so the server starts first and sessions
+  // find a table that is complete: connections come only after coordinators hear of the address.
+  const std::string model =
+      flags.served_model_name.empty() ? FolderName(flags.engine.model_folder) : flags.served_model_name;
+  worker::v1::WorkerInfo info = MakeInfo(flags, *built, flags.worker_name, model);
+  if (flags.worker_name.empty()) {
+    info.set_name(flags.advertise_address.empty() ? listen.ToString() : flags.advertise_address);
+  }
+  std::string fatal;
+  Mutex fatal_mutex;
+  SessionTable::Options options;
+  options.info = info;
+  options.incarnation = MakeIncarnation();
+  options.orphan_grace = static_cast<Micros>(flags.orphan_grace_s * 1e6);
+  options.clock = SteadyMicros;
+  options.on_load = [&](const worker::v1::Load& load) { worker_metrics.Record(load); };
+  options.on_request_end = [&](const SessionTable::RequestRecord& record) {
+    worker_metrics.Record(record);
+    LogRequest(record);
+  };
+  options.on_fatal = [&](const absl::Status& status) {
+    {
+      MutexLock lock(fatal_mutex);
+      fatal = status.ToString();
+    }
+    RequestTermination();
+  };
+
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::EnableDefaultHealthCheckService(true);
+  int port = 0;
+  SessionTable table(std::move(options));
+  EngineLoop loop(std::move(built->engine), std::move(built->executor), &table,
+                  flags.engine.max_queue + flags.engine.max_num_seqs);
+  table.SetInbox(&loop);
+  WorkerService service(&table, model, *std::move(files));
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(listen.ToString(), grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(&service);
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  if (server == nullptr) {
+    return Fail(absl::UnavailableError(absl::StrCat("cannot listen on ", listen.ToString())));
+  }
+  const std::string address = Address{flags.host, static_cast<uint16_t>(port)}.ToString();
+  const std::string advertised = flags.advertise_address.empty() ? address : flags.advertise_address;
+  if (flags.worker_name.empty()) table.SetName(advertised);
+  server->GetHealthCheckService()->SetServingStatus(model, true);
+  loop.Start();
+
+  std::vector<std::unique_ptr<JoinClient>> joins;
+  worker::v1::WorkerStatus announcement;
+  announcement.set_address(advertised);
+  announcement.set_incarnation(table.incarnation());
+  *announcement.mutable_worker() = table.info();
+  for (const std::string& coordinator : flags.join) {
+    joins.push_back(std::make_unique<JoinClient>(coordinator, announcement));
+  }
+  auto ticker = std::make_unique<Ticker>([&] {
+    table.Tick();
+    const worker::v1::Load load = table.load();
+    for (const auto& join : joins) join->Tick(load, load.draining());
+  });
+  std::cout << "quire-worker listening on " << address << std::endl;
+  LogInfo(absl::StrFormat("ready after %.2f s as %s", (SteadyMicros() - started) / 1e6,
+                          table.info().name()));
+
+  WaitForTerminationSignal();
+  {
+    MutexLock lock(fatal_mutex);
+    if (!fatal.empty()) {
+      LogError(absl::StrCat("the device is lost: ", fatal));
+      std::_Exit(kExitFatal);
+    }
+  }
+  LogInfo(absl::StrFormat("draining for at most %.1f s", flags.drain_timeout_s));
+  // A second signal ends it at once.
+  std::thread([] {
+    WaitForTerminationSignal();
+    std::_Exit(1);
+  }).detach();
+  table.StartDraining();
+  server->GetHealthCheckService()->SetServingStatus(false);
+  const auto deadline = SteadyMicros() + static_cast<int64_t>(flags.drain_timeout_s * 1e6);
+  const bool drained = table.WaitUntilIdle(deadline);
+  if (!drained) table.EndAll();
+  LogInfo(drained ? "drained: no request is left" : "drain timeout: ended what was left");
+  ticker.reset();
+  for (const auto& join : joins) join->Stop();
+  server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  loop.Stop();
+  return 0;
+}
+
+}  // namespace
+}  // namespace quire
+
+int main(int argc, char** argv) { return quire::Run(argc, argv); }
