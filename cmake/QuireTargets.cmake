@@ -34,3 +34,16 @@ endfunction()
 add_custom_target(zone_check ALL
   COMMAND python3 "${PROJECT_SOURCE_DIR}/tools/check_zones.py" "${PROJECT_SOURCE_DIR}"
   COMMENT "Checking that includes respect the zones" VERBATIM)
+
+# quire_python_test(NAME FILE [PATHS folder ...] [LABELS ...] [TIMEOUT seconds]): one unittest file, run by the
+# environment's Python with the client library and `PATHS` importable; a ctest entry of that name.
+function(quire_python_test name file)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "PATHS;LABELS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  list(JOIN ARG_PATHS ":" paths)
+  add_test(NAME ${name} COMMAND "${QUIRE_VENV}/bin/python" "${CMAKE_CURRENT_SOURCE_DIR}/${file}")
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+    ENVIRONMENT "PYTHONPATH=${PROJECT_SOURCE_DIR}/clients/python:${paths};QUIRE_BIN=${PROJECT_BINARY_DIR}/bin")
+endfunction()

@@ -1,0 +1,266 @@
+"""The clients: Client blocks, AsyncClient belongs to an asyncio event loop."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, Self, Unpack
+
+import grpc
+import grpc.aio
+
+from quire.v1 import inference_pb2 as pb
+from quire.v1 import inference_pb2_grpc as pb_grpc
+from quire_client.errors import QuireError, from_rpc_error
+from quire_client.events import Delta, Event, Finished
+from quire_client.info import Model, ServerInfo, TokenizedText, WorkerLoad
+from quire_client.request import GenerateOptions, Prompt, build_request
+from quire_client.stream import StreamState
+from quire_client.targets import CHANNEL_OPTIONS, Attempts, parse_targets
+
+_DEFAULT_ATTEMPTS = 8
+
+
+def _remaining(deadline: float | None) -> float | None:
+    """Seconds until a time.monotonic() deadline; QuireError if it has passed."""
+    if deadline is None:
+        return None
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
+        raise QuireError(grpc.StatusCode.DEADLINE_EXCEEDED, "the client's timeout passed")
+    return remaining
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _text_of(event: Event) -> str:
+    """The text of choice 0 that an event brings."""
+    return event.text if isinstance(event, (Delta, Finished)) and event.choice == 0 else ""
+
+
+def _closed() -> QuireError:
+    return QuireError(grpc.StatusCode.CANCELLED, "the client is closed")
+
+
+class Client:
+    """Asks coordinators and waits for the answer. Thread safe.
+
+    targets: one or more HOST:PORT, as a sequence or separated by commas. The first that answers is used, and kept
+    until it fails. credentials: None is plain text. max_attempts: how many attempts in a row may end UNAVAILABLE
+    before the error is the caller's.
+    """
+
+    def __init__(self, targets: str | Sequence[str], *, credentials: grpc.ChannelCredentials | None = None,
+                 max_attempts: int = _DEFAULT_ATTEMPTS) -> None:
+        self._targets = parse_targets(targets)
+        self._channels = [
+            grpc.insecure_channel(target, CHANNEL_OPTIONS) if credentials is None else
+            grpc.secure_channel(target, credentials, CHANNEL_OPTIONS) for target in self._targets
+        ]
+        self._stubs = [pb_grpc.InferenceStub(channel) for channel in self._channels]
+        self._max_attempts = max_attempts
+        self._preferred = 0
+        self._is_closed = threading.Event()
+
+    def close(self) -> None:
+        """Ends running calls with CANCELLED."""
+        self._is_closed.set()
+        for channel in self._channels:
+            channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def generate(self, prompt: Prompt, *, timeout: float | None = None,
+                 **options: Unpack[GenerateOptions]) -> Iterator[Event]:
+        """Events of one request: Accepted, then Delta and Notice, then Finished for each choice.
+
+        timeout: seconds for all of it. The request is sent when the first event is asked for; leaving the loop
+        early cancels it. A stream that breaks off is resumed, at the next target if there are several.
+        """
+        return self._events(StreamState(build_request(prompt, **options)), _deadline(timeout))
+
+    def generate_text(self, prompt: Prompt, *, timeout: float | None = None,
+                      **options: Unpack[GenerateOptions]) -> str:
+        """The text of choice 0, as a whole."""
+        return "".join(_text_of(event) for event in self.generate(prompt, timeout=timeout, **options))
+
+    def cancel(self, request_id: str) -> bool:
+        """Stops a request, whoever runs it. Whether it lived."""
+        return self._call("Cancel", pb.CancelRequest(request_id=request_id)).found
+
+    def tokenize(self, text: str, *, model: str = "", add_special_tokens: bool | None = None) -> TokenizedText:
+        answer = self._call("Tokenize", pb.TokenizeRequest(model=model, text=text,
+                                                           add_special_tokens=add_special_tokens))
+        return TokenizedText(tuple(answer.token_ids), tuple(answer.tokens))
+
+    def detokenize(self, token_ids: Sequence[int], *, model: str = "",
+                   skip_special_tokens: bool | None = None) -> str:
+        return self._call("Detokenize", pb.DetokenizeRequest(model=model, token_ids=token_ids,
+                                                             skip_special_tokens=skip_special_tokens)).text
+
+    def models(self) -> list[Model]:
+        return [Model.from_proto(m) for m in self._call("ListModels", pb.ListModelsRequest()).models]
+
+    def model(self, model: str = "") -> Model:
+        return Model.from_proto(self._call("GetModel", pb.GetModelRequest(model=model)))
+
+    def load(self) -> list[WorkerLoad]:
+        """What each worker is doing now."""
+        return [WorkerLoad.from_proto(w) for w in self._call("GetLoad", pb.GetLoadRequest()).workers]
+
+    def server_info(self) -> ServerInfo:
+        return ServerInfo.from_proto(self._call("GetServerInfo", pb.GetServerInfoRequest()))
+
+    def _events(self, state: StreamState, deadline: float | None) -> Iterator[Event]:
+        attempts = Attempts(len(self._targets), self._preferred, self._max_attempts)
+        while not state.all_finished:
+            if self._is_closed.is_set():
+                raise _closed()
+            call = self._stubs[attempts.target].Generate(state.next_request(), timeout=_remaining(deadline))
+            try:
+                for message in call:
+                    attempts.progress()
+                    self._preferred = attempts.target
+                    event = state.accept(message)
+                    if event is not None:
+                        yield event
+                return
+            except grpc.RpcError as error:
+                failure = from_rpc_error(error)
+            finally:
+                call.cancel()
+            pause = attempts.pause_after(failure)
+            if pause is None:
+                yield from state.aborted()
+                raise failure
+            self._wait(pause, deadline)
+
+    def _call(self, method: str, request: Any) -> Any:
+        attempts = Attempts(len(self._targets), self._preferred, self._max_attempts)
+        while True:
+            if self._is_closed.is_set():
+                raise _closed()
+            try:
+                answer = getattr(self._stubs[attempts.target], method)(request)
+                self._preferred = attempts.target
+                return answer
+            except grpc.RpcError as error:
+                failure = from_rpc_error(error)
+            pause = attempts.pause_after(failure)
+            if pause is None:
+                raise failure
+            self._wait(pause, None)
+
+    def _wait(self, pause: float, deadline: float | None) -> None:
+        remaining = _remaining(deadline)
+        if self._is_closed.wait(pause if remaining is None else min(pause, remaining)):
+            raise _closed()
+
+
+class AsyncClient:
+    """Client for asyncio: the same arguments and methods. Belongs to the event loop that made it."""
+
+    def __init__(self, targets: str | Sequence[str], *, credentials: grpc.ChannelCredentials | None = None,
+                 max_attempts: int = _DEFAULT_ATTEMPTS) -> None:
+        self._targets = parse_targets(targets)
+        self._channels = [
+            grpc.aio.insecure_channel(target, CHANNEL_OPTIONS) if credentials is None else
+            grpc.aio.secure_channel(target, credentials, CHANNEL_OPTIONS) for target in self._targets
+        ]
+        self._stubs = [pb_grpc.InferenceStub(channel) for channel in self._channels]
+        self._max_attempts = max_attempts
+        self._preferred = 0
+
+    async def close(self) -> None:
+        """Ends running calls with CANCELLED."""
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def generate(self, prompt: Prompt, *, timeout: float | None = None,
+                 **options: Unpack[GenerateOptions]) -> AsyncIterator[Event]:
+        """As Client.generate. A loop that is left early cancels the request once the iterator is closed."""
+        return self._events(StreamState(build_request(prompt, **options)), _deadline(timeout))
+
+    async def generate_text(self, prompt: Prompt, *, timeout: float | None = None,
+                            **options: Unpack[GenerateOptions]) -> str:
+        """The text of choice 0, as a whole."""
+        return "".join([_text_of(event) async for event in self.generate(prompt, timeout=timeout, **options)])
+
+    async def cancel(self, request_id: str) -> bool:
+        """Stops a request, whoever runs it. Whether it lived."""
+        return (await self._call("Cancel", pb.CancelRequest(request_id=request_id))).found
+
+    async def tokenize(self, text: str, *, model: str = "", add_special_tokens: bool | None = None) -> TokenizedText:
+        answer = await self._call("Tokenize", pb.TokenizeRequest(model=model, text=text,
+                                                                 add_special_tokens=add_special_tokens))
+        return TokenizedText(tuple(answer.token_ids), tuple(answer.tokens))
+
+    async def detokenize(self, token_ids: Sequence[int], *, model: str = "",
+                         skip_special_tokens: bool | None = None) -> str:
+        return (await self._call("Detokenize", pb.DetokenizeRequest(model=model, token_ids=token_ids,
+                                                                    skip_special_tokens=skip_special_tokens))).text
+
+    async def models(self) -> list[Model]:
+        return [Model.from_proto(m) for m in (await self._call("ListModels", pb.ListModelsRequest())).models]
+
+    async def model(self, model: str = "") -> Model:
+        return Model.from_proto(await self._call("GetModel", pb.GetModelRequest(model=model)))
+
+    async def load(self) -> list[WorkerLoad]:
+        """What each worker is doing now."""
+        return [WorkerLoad.from_proto(w) for w in (await self._call("GetLoad", pb.GetLoadRequest())).workers]
+
+    async def server_info(self) -> ServerInfo:
+        return ServerInfo.from_proto(await self._call("GetServerInfo", pb.GetServerInfoRequest()))
+
+    async def _events(self, state: StreamState, deadline: float | None) -> AsyncIterator[Event]:
+        attempts = Attempts(len(self._targets), self._preferred, self._max_attempts)
+        while not state.all_finished:
+            call = self._stubs[attempts.target].Generate(state.next_request(), timeout=_remaining(deadline))
+            try:
+                async for message in call:
+                    attempts.progress()
+                    self._preferred = attempts.target
+                    event = state.accept(message)
+                    if event is not None:
+                        yield event
+                return
+            except grpc.RpcError as error:
+                failure = from_rpc_error(error)
+            finally:
+                call.cancel()
+            pause = attempts.pause_after(failure)
+            if pause is None:
+                for event in state.aborted():
+                    yield event
+                raise failure
+            await self._wait(pause, deadline)
+
+    async def _call(self, method: str, request: Any) -> Any:
+        attempts = Attempts(len(self._targets), self._preferred, self._max_attempts)
+        while True:
+            try:
+                answer = await getattr(self._stubs[attempts.target], method)(request)
+                self._preferred = attempts.target
+                return answer
+            except grpc.RpcError as error:
+                failure = from_rpc_error(error)
+            pause = attempts.pause_after(failure)
+            if pause is None:
+                raise failure
+            await self._wait(pause, None)
+
+    async def _wait(self, pause: float, deadline: float | None) -> None:
+        remaining = _remaining(deadline)
+        await asyncio.sleep(pause if remaining is None else min(pause, remaining))
