@@ -64,7 +64,8 @@ bool SlotTable::Covers(const SlotRun& run) const {
   const Slot& slot = at(run.slot);
   const uint64_t end = uint64_t{slot.next_position} + run.num_tokens;
   if (run.num_tokens == 0 || end > slot.tokens.size()) return false;
-  if (end > slot.blocks.size() * uint64_t{bounds_.block_size}) return false;
+  const bool pages = bounds_.block_size > 0;
+  if (pages && end > slot.blocks.size() * uint64_t{bounds_.block_size}) return false;
   // A sample follows the last known token.
   return !run.samples || end == slot.tokens.size();
 }

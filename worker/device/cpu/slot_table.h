@@ -33,7 +33,7 @@ class SlotTable {
     uint32_t num_slots = 0;
     uint32_t context_length = 0;
     uint32_t vocabulary_size = 0;
-    uint32_t block_size = 0;
+    uint32_t block_size = 0;  // tokens; 0: the slots hold no blocks
     uint32_t num_blocks = 0;
   };
   explicit SlotTable(const Bounds& bounds);
@@ -48,7 +48,7 @@ class SlotTable {
   // The slot's next known token.
   void Append(SlotId slot, TokenId token);
 
-  // Whether the slot knows the run's tokens and holds their blocks.
+  // Whether the slot knows the run's tokens and, if it pages, holds their blocks.
   bool Covers(const SlotRun& run) const;
 
  private:

@@ -1,0 +1,196 @@
+#include "worker/device/torch_baseline/torch_model.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/rsqrt.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/silu.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "worker/model/rope.h"
+
+namespace quire {
+namespace {
+
+at::ScalarType TorchType(DType dtype) { return dtype == DType::kF32 ? at::kFloat : at::kBFloat16; }
+
+// torch takes no read-only memory; nothing here writes to a weight.
+at::Tensor Matrix(const WeightView& view) {
+  return at::from_blob(const_cast<void*>(view.data),
+                       {static_cast<int64_t>(view.rows), static_cast<int64_t>(view.cols)},
+                       TorchType(view.dtype));
+}
+
+at::Tensor Vector(const WeightView& view) { return view ? Matrix(view).view(-1) : at::Tensor(); }
+
+TorchLinear Linear(const WeightView& weight, const WeightView& bias) {
+  TorchLinear linear{Matrix(weight), std::nullopt};
+  if (bias) linear.bias = Vector(bias);
+  return linear;
+}
+
+TorchLayer Layer(const LayerWeights& from) {
+  return {.input_norm = Vector(from.input_norm),
+          .q = Linear(from.q, from.q_bias),
+          .k = Linear(from.k, from.k_bias),
+          .v = Linear(from.v, from.v_bias),
+          .q_norm = Vector(from.q_norm),
+          .k_norm = Vector(from.k_norm),
+          .o = Linear(from.o, from.o_bias),
+          .post_attention_norm = Vector(from.post_attention_norm),
+          .gate = Linear(from.gate, from.gate_bias),
+          .up = Linear(from.up, from.up_bias),
+          .down = Linear(from.down, from.down_bias)};
+}
+
+at::Tensor Apply(const TorchLinear& linear, const at::Tensor& input) {
+  return at::linear(input, linear.weight, linear.bias);
+}
+
+// [context, head_dim] from a table of one half.
+at::Tensor BothHalves(std::vector<float>& half, int64_t context, at::ScalarType dtype) {
+  const at::Tensor table = at::from_blob(
+      half.data(), {context, static_cast<int64_t>(half.size()) / context}, at::kFloat);
+  return at::cat({table, table}, -1).to(dtype);
+}
+
+// x: [1, heads, tokens, head_dim].
+at::Tensor Rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+  const int64_t half = x.size(-1) / 2;
+  const at::Tensor turned = at::cat({x.narrow(-1, half, half).neg(), x.narrow(-1, 0, half)}, -1);
+  return x * cos + turned * sin;
+}
+
+// Each KV head once for every query head of its group.
+at::Tensor RepeatHeads(const at::Tensor& heads, int64_t group) {
+  if (group == 1) return heads;
+  const int64_t count = heads.size(1), length = heads.size(2), head_dim = heads.size(3);
+  return heads.unsqueeze(2)
+      .expand({1, count, group, length, head_dim})
+      .reshape({1, count * group, length, head_dim});
+}
+
+// REQUIRES: contiguous, fp32 or bf16.
+bool AllFinite(const at::Tensor& x) {
+  const int64_t n = x.numel();
+  if (x.scalar_type() == at::kFloat) {
+    const float* values = x.const_data_ptr<float>();
+    return std::all_of(values, values + n, [](float value) { return std::isfinite(value); });
+  }
+  const auto* values = x.const_data_ptr<at::BFloat16>();
+  return std::all_of(values, values + n,
+                     [](at::BFloat16 value) { return (value.x & 0x7f80u) != 0x7f80u; });
+}
+
+}  // namespace
+
+TorchModel::TorchModel(std::shared_ptr<const Weights> weights, uint32_t context_length)
+    : weights_(std::move(weights)),
+      embedding_(Matrix(weights_->embedding())),
+      final_norm_(Vector(weights_->final_norm())),
+      head_(Linear(weights_->lm_head(), {})) {
+  const ModelConfig& config = weights_->config();
+  for (const LayerWeights& layer : weights_->layers()) layers_.push_back(Layer(layer));
+  RopeTables rope = ComputeRopeTables(config.rope, config.head_dim, context_length);
+  cos_ = BothHalves(rope.cos, context_length, TorchType(weights_->dtype()));
+  sin_ = BothHalves(rope.sin, context_length, TorchType(weights_->dtype()));
+}
+
+TorchModel::Hidden TorchModel::Forward(std::span<const TokenId> tokens, TorchKvCache& cache) const {
+  const auto num_tokens = static_cast<int64_t>(tokens.size());
+  const Visibility visible = VisibleKeys(cache, num_tokens);
+  const Rotation rotation = {cos_.narrow(0, cache.num_positions(), num_tokens),
+                             sin_.narrow(0, cache.num_positions(), num_tokens)};
+  at::Tensor ids = at::empty({1, num_tokens}, at::kLong);
+  std::copy(tokens.begin(), tokens.end(), ids.mutable_data_ptr<int64_t>());
+
+  Hidden hidden{at::embedding(embedding_, ids)};
+  const auto check = [&hidden](NumericFault stage) {
+    if (hidden.fault == NumericFault::kNone && !AllFinite(hidden.states)) hidden.fault = stage;
+  };
+  check(NumericFault::kEmbedding);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const TorchLayer& layer = layers_[i];
+    hidden.states.add_(
+        Attention(i, Norm(hidden.states, layer.input_norm), rotation, visible, cache));
+    check(NumericFault::kAttention);
+    const at::Tensor input = Norm(hidden.states, layer.post_attention_norm);
+    hidden.states.add_(
+        Apply(layer.down, at::silu(Apply(layer.gate, input)) * Apply(layer.up, input)));
+    check(NumericFault::kMlp);
+  }
+  hidden.states = Norm(hidden.states, final_norm_);
+  cache.Advance(num_tokens);
+  return hidden;
+}
+
+at::Tensor TorchModel::Logits(const at::Tensor& states) const {
+  return Apply(head_, states).squeeze(0).to(at::kFloat).contiguous();
+}
+
+// A mask is made in the cases in which transformers makes one, since attention rounds differently
+// with a mask: where the keys fill a sliding window, where reserved keys are not written yet, and
+// for a run of tokens that is not a sequence's first.
+TorchModel::Visibility TorchModel::VisibleKeys(const TorchKvCache& cache,
+                                               int64_t num_tokens) const {
+  const int64_t past = cache.num_positions();
+  const auto [first, length] = cache.NextKeys(num_tokens);
+  const std::optional<uint32_t> window = weights_->config().sliding_window;
+  const bool windowed = window && length >= *window;
+  const bool all_written = first + length == past + num_tokens;
+  if (!windowed && num_tokens == 1 && all_written) return {};
+  if (!windowed && num_tokens > 1 && past == 0) return {.mask = std::nullopt, .causal = true};
+  const at::Tensor queries = at::arange(past, past + num_tokens, at::kLong).unsqueeze(1);
+  const at::Tensor keys = at::arange(first, first + length, at::kLong).unsqueeze(0);
+  at::Tensor mask = keys.le(queries);
+  if (window) mask = mask & keys.gt(queries - int64_t{*window});
+  return {.mask = mask.unsqueeze(0).unsqueeze(0)};
+}
+
+at::Tensor TorchModel::Attention(size_t index, const at::Tensor& input, const Rotation& rotation,
+                                 const Visibility& visible, TorchKvCache& cache) const {
+  const TorchLayer& layer = layers_[index];
+  const ModelConfig& config = weights_->config();
+  const int64_t num_tokens = input.size(1);
+  const auto heads = [&](const TorchLinear& projection, const at::Tensor& norm) {
+    at::Tensor x = Apply(projection, input).view({1, num_tokens, -1, config.head_dim});
+    if (norm.defined()) x = Norm(x, norm);
+    return x.transpose(1, 2);
+  };
+  const at::Tensor queries = Rotate(heads(layer.q, layer.q_norm), rotation.cos, rotation.sin);
+  auto [keys, values] =
+      cache.Append(index, Rotate(heads(layer.k, layer.k_norm), rotation.cos, rotation.sin),
+                   heads(layer.v, at::Tensor()));
+  if (visible.causal) {
+    keys = keys.narrow(2, 0, num_tokens);
+    values = values.narrow(2, 0, num_tokens);
+  }
+  // With a mask torch's fused attention takes no grouped heads.
+  const int64_t group = config.num_heads / config.num_kv_heads;
+  if (visible.mask) {
+    keys = RepeatHeads(keys, group);
+    values = RepeatHeads(values, group);
+  }
+  const at::Tensor mixed = at::scaled_dot_product_attention(
+      queries, keys, values, visible.mask, /*dropout_p=*/0.0, visible.causal,
+      /*scale=*/1.0 / std::sqrt(static_cast<double>(config.head_dim)),
+      /*enable_gqa=*/group > 1 && !visible.mask);
+  return Apply(layer.o, mixed.transpose(1, 2).reshape({1, num_tokens, -1}));
+}
+
+// Over the last dimension, in fp32; rounded before and after the product with the weight.
+at::Tensor TorchModel::Norm(const at::Tensor& input, const at::Tensor& weight) const {
+  const at::Tensor x = input.to(at::kFloat);
+  const at::Tensor variance = x.pow(2).mean(-1, /*keepdim=*/true);
+  const at::Tensor scaled = x * at::rsqrt(variance + weights_->config().rms_norm_eps);
+  return weight * scaled.to(input.scalar_type());
+}
+
+}  // namespace quire
