@@ -1,0 +1,9 @@
+"""Hugging Face transformers behind the worker protocol: the reference that Quire's engines are compared with.
+
+    generation      transformers' generate(), token by token
+    engine          one thread that runs requests in arrival order
+    session_table   the coordinators' sessions and their requests
+    service, join   the gRPC edges
+
+Time is time.monotonic() in seconds throughout.
+"""
