@@ -103,8 +103,12 @@ class Server:
         self.service = service
         self._server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
         pb_grpc.add_InferenceServicer_to_server(service, self._server)
+        self.prepare(self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
+
+    def prepare(self, server: grpc.Server) -> None:
+        """For a subclass: adds what is to be served besides."""
 
     def stop(self) -> None:
         self._server.stop(None).wait()
