@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -24,9 +25,8 @@ namespace quire {
 //
 // What Append has returned after n ids is a pure function of the prompt and the first n ids,
 // however they were grouped: the longest prefix of that text which
-//   - no further id can change. So the bytes of an unfinished UTF-8 character wait; bytes that can
-//   no
-//     longer become one are U+FFFD as in decode(). A run of SentencePiece byte tokens (<0xE4>)
+//   - no further id can change. So the bytes of an unfinished UTF-8 character wait; bytes that no
+//     longer can become one are U+FFFD as in decode(). A run of SentencePiece byte tokens (<0xE4>)
 //     waits until it ends, since decode() turns a run with any wrong byte into U+FFFD as a whole;
 //   - does not end in what may be the beginning of a stop string.
 // Finish returns the rest, so that all text together equals the whole text, or its part up to the
@@ -74,8 +74,9 @@ class StreamDetokenizer {
  private:
   StreamDetokenizer(std::shared_ptr<const Tokenizer> tokenizer, RustHandle<QuireTextStream> stream,
                     StopMatcher matcher, bool include_stop_in_output);
-  // Looks for stop strings in `text` and adds to `update` what need not be held back.
-  void Take(std::string_view text, uint32_t num_tokens, Update& update);
+  // Looks for stop strings in the text that the last id completed, and adds to `update` what need
+  // not be held back.
+  void Take(std::string_view text, Update& update);
 
   std::shared_ptr<const Tokenizer> tokenizer_;
   RustHandle<QuireTextStream> stream_;

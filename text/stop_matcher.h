@@ -1,12 +1,12 @@
 #ifndef QUIRE_TEXT_STOP_MATCHER_H_
 #define QUIRE_TEXT_STOP_MATCHER_H_
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -48,15 +48,14 @@ class StopMatcher {
  private:
   struct State {
     std::vector<std::pair<uint8_t, uint32_t>> children;
-    uint32_t fallback = 0;  // the longest proper suffix that is a state too
-    uint32_t depth = 0;     // bytes from the root
-    int32_t match = -1;     // the longest string that is a suffix, or -1
+    uint32_t fallback = 0;       // the longest proper suffix that is a state too
+    uint32_t depth = 0;          // bytes from the root
+    std::optional<Match> match;  // by the longest string that is a suffix; `end` is unset
   };
   std::optional<uint32_t> Child(uint32_t state, uint8_t byte) const;
   uint32_t Next(uint32_t state, uint8_t byte) const;
 
   std::vector<State> states_;
-  std::vector<uint32_t> lengths_;  // of the strings
   uint32_t state_ = 0;
 };
 

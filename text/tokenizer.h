@@ -27,18 +27,18 @@ using TextFiles = std::map<std::string, std::string>;
 // tokenizer.json.
 //
 // tokenizer.json decides, and tokenizer_config.json changes it as transformers 5.17 lets it: added
-// tokens and named special tokens that tokenizer.json lacks are added, add_bos_token and
-// add_eos_token replace the post-processor, and clean_up_tokenization_spaces works on models other
-// than BPE only. Truncation and padding in tokenizer.json are ignored, as a plain call of a
-// transformers tokenizer ignores them.
+// tokens and named special tokens that tokenizer.json lacks are added, split_special_tokens counts,
+// and clean_up_tokenization_spaces does on models other than BPE. add_bos_token and add_eos_token
+// do not: what is added around a text is tokenizer.json's alone. Truncation and padding in
+// tokenizer.json are ignored, as a plain call of a transformers tokenizer ignores them.
 //
 // Immutable and thread safe. Costs some hundred bytes a vocabulary entry: load once, share.
 class Tokenizer {
  public:
   // NOT_FOUND without tokenizer.json; INVALID_ARGUMENT, naming the file and the reason, for a file
   // that cannot be used. So also for a decoder whose text cannot be streamed (text/detokenizer.h):
-  // supported are ByteLevel, ByteFallback, Fuse, Metaspace, Replace, Strip, sequences of them, and
-  // none.
+  // supported are ByteLevel, ByteFallback, Fuse, Metaspace, Replace, Strip of beginnings, sequences
+  // of them, and none.
   static absl::StatusOr<std::shared_ptr<const Tokenizer>> Load(const TextFiles& files);
 
   // INVALID_ARGUMENT, with the offset, where `text` is not UTF-8. With `add_special_tokens` the
