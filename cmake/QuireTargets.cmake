@@ -12,8 +12,12 @@ function(quire_library name)
   endif()
 endfunction()
 
+# Everything that ThreadSanitizer runs: the tests labelled so. The rest links gRPC's servers, which
+# Debian builds without instrumentation.
+add_custom_target(tsan_tests)
+
 # quire_test(NAME SOURCES ... DEPS ... [LABELS ...] [TIMEOUT seconds]): one GoogleTest binary, each
-# of its tests a ctest entry of its own.
+# of its tests a ctest entry of its own. Labels: tsan (part of tsan_tests), slow (not in ./dev test quick).
 function(quire_test name)
   cmake_parse_arguments(ARG "NO_MAIN" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
@@ -25,9 +29,14 @@ function(quire_test name)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 300)
   endif()
+  if("tsan" IN_LIST ARG_LABELS)
+    add_dependencies(tsan_tests ${name})
+  endif()
+  # A list survives the way to ctest only with its semicolons escaped.
+  string(REPLACE ";" "\\;" labels "${ARG_LABELS}")
   include(GoogleTest)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST
-    PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+    PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${labels}")
 endfunction()
 
 # Fails the build when an include crosses a zone border (docs/architecture.md).

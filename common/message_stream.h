@@ -22,8 +22,9 @@ class MessageSink {
   virtual void Close(absl::Status status) = 0;
 };
 
-// The receiving side. Calls come one at a time, in order; OnClosed is the last one, and comes exactly
-// once, also after the sink's own Close.
+// The receiving side. Calls come one at a time, in order, and never from within a Write or Close, so
+// those may be called with locks held. OnClosed is the last one, and comes exactly once, also after the
+// sink's own Close.
 template <typename In>
 class MessageHandler {
  public:

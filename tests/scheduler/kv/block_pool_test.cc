@@ -1,6 +1,7 @@
 #include "scheduler/kv/block_pool.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <optional>
@@ -190,6 +191,7 @@ TEST(BlockPoolPropertyTest, AgreesWithANaivePoolOverRandomOperations) {
     leases.clear();
     EXPECT_EQ(pool.num_leased(), 0u);
   }
+  std::printf("summary: block pool: %d random operations agree with a naive pool\n", operations);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Random company, tiny pools, cancels and steps in flight: whatever the schedule, each request gets the
 // tokens that it gets alone, and in the end every block is back.
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <random>
@@ -118,9 +119,12 @@ TEST(RandomScheduleTest, TokensDependOnTheRequestAlone) {
     preemptions += schedule.preemptions();
     hits += schedule.hits();
   }
+  std::printf("summary: engine over a fake device: %d schedules, %lu preemptions, %lu tokens of prefix hits, "
+              "every token as alone\n",
+              NumSchedules(), preemptions, hits);
   // The schedules did what they are for.
-  EXPECT_GT(preemptions, 100u);
-  EXPECT_GT(hits, 1000u);
+  EXPECT_GT(preemptions, uint64_t(NumSchedules()) / 4);
+  EXPECT_GT(hits, uint64_t(NumSchedules()) * 3);
 }
 
 }  // namespace
