@@ -1,5 +1,7 @@
 #include "common/address.h"
 
+#include <arpa/inet.h>
+
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -12,7 +14,9 @@ std::string Address::ToString() const {
 }
 
 bool Address::is_loopback() const {
-  return host == "localhost" || host == "::1" || absl::StartsWith(host, "127.");
+  in_addr ipv4;
+  const bool is_ipv4 = inet_pton(AF_INET, host.c_str(), &ipv4) == 1;
+  return host == "localhost" || host == "::1" || (is_ipv4 && ntohl(ipv4.s_addr) >> 24 == 127);
 }
 
 absl::StatusOr<Address> ParseAddress(absl::string_view text) {
@@ -38,9 +42,9 @@ absl::StatusOr<Address> ParseAddress(absl::string_view text) {
 
 absl::Status CheckListenAddress(const Address& address, bool insecure) {
   if (address.is_loopback() || insecure) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("refusing to listen on ", address.host,
-                   ", which other machines can reach, without encryption: give --insecure to allow it"));
+  return absl::FailedPreconditionError(absl::StrCat(
+      "refusing to listen on ", address.host,
+      ", which other machines can reach, without encryption: give --insecure to allow it"));
 }
 
 }  // namespace quire

@@ -1,12 +1,15 @@
 #ifndef QUIRE_COMMON_GRPC_STREAM_H_
 #define QUIRE_COMMON_GRPC_STREAM_H_
 
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/support/client_callback.h>
+#include <grpcpp/support/server_callback.h>
+
 #include <deque>
 #include <memory>
 #include <optional>
 #include <utility>
 
-#include <grpcpp/grpcpp.h>
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "common/message_stream.h"
@@ -15,8 +18,8 @@
 
 // MessageSink and MessageHandler over gRPC's callback API, for either end of a bidirectional call.
 //
-// gRPC may call OnWriteDone from inside StartWrite, so operations start outside the lock; `writing_`
-// is set before the lock is dropped, and nothing ends the call while it is set.
+// gRPC may call OnWriteDone from inside StartWrite, so operations start outside the lock;
+// `writing_` is set before the lock is dropped, and nothing ends the call while it is set.
 namespace quire {
 
 // What both ends share: a bounded queue of messages with one write in flight. Start* are called
@@ -165,8 +168,8 @@ class GrpcServerStream final : public grpc::ServerBidiReactor<In, Out> {
 template <typename Out, typename In>
 class GrpcClientStream final : public grpc::ClientBidiReactor<Out, In> {
  public:
-  // `start` begins the call: stub->async()->Method(context, reactor). Returns the sink. Close cancels
-  // the call, whatever the status.
+  // `start` begins the call: stub->async()->Method(context, reactor). Returns the sink. Close
+  // cancels the call, whatever the status.
   template <typename StartCall>
   static std::shared_ptr<MessageSink<Out>> Start(size_t max_messages,
                                                  std::shared_ptr<MessageHandler<In>> handler,

@@ -2,6 +2,9 @@
 
 #include <google/rpc/error_details.pb.h>
 #include <google/rpc/status.pb.h>
+
+#include <algorithm>
+
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
@@ -34,7 +37,8 @@ std::optional<std::string> FieldOf(const absl::Status& status) {
 std::optional<uint32_t> RetryDelayOf(const absl::Status& status) {
   const auto payload = status.GetPayload(kRetryPayload);
   uint32_t delay_ms = 0;
-  if (!payload.has_value() || !absl::SimpleAtoi(std::string(*payload), &delay_ms)) return std::nullopt;
+  if (!payload.has_value() || !absl::SimpleAtoi(std::string(*payload), &delay_ms))
+    return std::nullopt;
   return delay_ms;
 }
 
@@ -76,9 +80,13 @@ absl::Status FromGrpc(const grpc::Status& status) {
     if (any.UnpackTo(&bad_request) && bad_request.field_violations_size() > 0) {
       result = WithField(std::move(result), bad_request.field_violations(0).field());
     } else if (any.UnpackTo(&retry)) {
-      const auto& delay = retry.retry_delay();
-      result = WithRetryDelay(std::move(result),
-                              static_cast<uint32_t>(delay.seconds() * 1000 + delay.nanos() / 1'000'000));
+      // What a peer sends is input: any number of seconds may stand there.
+      const int64_t seconds =
+          std::clamp<int64_t>(retry.retry_delay().seconds(), 0, kMaxRetryDelayMs / 1000);
+      const int64_t delay_ms = seconds * 1000 + retry.retry_delay().nanos() / 1'000'000;
+      result =
+          WithRetryDelay(std::move(result),
+                         static_cast<uint32_t>(std::clamp<int64_t>(delay_ms, 0, kMaxRetryDelayMs)));
     }
   }
   return result;

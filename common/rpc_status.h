@@ -1,19 +1,24 @@
 #ifndef QUIRE_COMMON_RPC_STATUS_H_
 #define QUIRE_COMMON_RPC_STATUS_H_
 
+#include <grpcpp/support/status.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>
-#include "absl/strings/string_view.h"
 
-#include <grpcpp/support/status.h>
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 
 // The one place that maps absl::Status to gRPC's and back. Details travel as google.rpc messages:
 // ErrorInfo always, BadRequest where a field is named, RetryInfo where another try makes sense.
 namespace quire {
 
-// Adds to a status what a client can act on. Kept in the status' payloads until it becomes a gRPC one.
+// Longer delays are cut to this: a day.
+inline constexpr uint32_t kMaxRetryDelayMs = 86'400'000;
+
+// Adds to a status what a client can act on. Kept in the status' payloads until it becomes a gRPC
+// one.
 absl::Status WithField(absl::Status status, absl::string_view field);
 absl::Status WithRetryDelay(absl::Status status, uint32_t delay_ms);
 
