@@ -71,7 +71,7 @@ constexpr RequestField kFields[] = {
     {"tenant", "tenant", -kInfinity, kInfinity, true, "at most 128 printable ASCII bytes", "empty",
      "Whom the request is for"},
     {"resume.choices", "", -kInfinity, kInfinity, true,
-     "at most n lists of fewer than max_new_tokens ids", "none", "Tokens that the client has already"},
+     "at most n lists of at most max_new_tokens ids", "none", "Tokens that the client has already"},
 };
 
 }  // namespace

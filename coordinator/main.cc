@@ -1,0 +1,211 @@
+// quire-coordinator: takes requests from clients and schedules them onto workers.
+#include <functional>
+#include <iostream>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <unistd.h>
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/address.h"
+#include "common/clock.h"
+#include "common/flags.h"
+#include "common/logging.h"
+#include "common/metrics.h"
+#include "common/rpc_status.h"
+#include "common/signals.h"
+#include "coordinator/metrics.h"
+#include "coordinator/registry/placer.h"
+#include "coordinator/registry/registry_service.h"
+#include "coordinator/registry/worker_registry.h"
+#include "coordinator/rpc/describe.h"
+#include "coordinator/rpc/inference_service.h"
+#include "coordinator/stream/stream_table.h"
+#include "coordinator/stream/timer_queue.h"
+#include "coordinator/stream/work_pool.h"
+#include "coordinator/worker_client/grpc_worker_connector.h"
+
+namespace quire {
+namespace {
+
+constexpr int kMaxMessageBytes = 4 << 20;
+constexpr int64_t kTickMicros = 250'000;
+
+struct CoordinatorFlags {
+  std::string host = "127.0.0.1";
+  uint16_t port = 0;
+  std::vector<std::string> workers;
+  std::string generation_config = "auto";
+  uint16_t metrics_port = 0;
+  double drain_timeout_s = 30;
+  uint32_t max_streams = 16384;
+  uint32_t tokenizer_threads = 2;
+  bool insecure = false;
+};
+
+void Declare(FlagSet& flags, CoordinatorFlags* f) {
+  flags.Add("host", &f->host, "Address to listen on");
+  flags.Add("port", &f->port, "Port to listen on; 0: a free one");
+  flags.Add("worker", &f->workers, "HOST:PORT of a worker that does not announce itself; repeats");
+  flags.Add("generation-config", &f->generation_config,
+            "auto: generation_config.json gives the defaults of sampling; none: it does not");
+  flags.Add("max-streams", &f->max_streams, "Requests that may be open at once");
+  flags.Add("tokenizer-threads", &f->tokenizer_threads, "Threads that tokenize prompts");
+  flags.Add("metrics-port", &f->metrics_port, "Port of /metrics; 0: none");
+  flags.Add("drain-timeout", &f->drain_timeout_s, "Seconds that open requests get after SIGTERM");
+  flags.AddSwitch("insecure", &f->insecure, "Allow listening beyond this machine without encryption");
+}
+
+int Fail(const absl::Status& status) {
+  std::cerr << "quire-coordinator: " << status.message() << "\n";
+  return 2;
+}
+
+absl::Status Check(const CoordinatorFlags& flags) {
+  if (absl::Status s = CheckListenAddress({flags.host, flags.port}, flags.insecure); !s.ok()) return s;
+  for (const std::string& worker : flags.workers) {
+    if (const auto address = ParseAddress(worker); !address.ok()) return address.status();
+  }
+  if (flags.generation_config != "auto" && flags.generation_config != "none") {
+    return absl::InvalidArgumentError(absl::StrCat("--generation-config ", flags.generation_config,
+                                                   ": auto or none is allowed"));
+  }
+  if (flags.tokenizer_threads == 0 || flags.tokenizer_threads > 256) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--tokenizer-threads ", flags.tokenizer_threads, ": 1 to 256 is allowed"));
+  }
+  if (flags.max_streams == 0) return absl::InvalidArgumentError("--max-streams 0: at least 1");
+  return absl::OkStatus();
+}
+
+std::string MakeCoordinatorId() {
+  std::random_device device;
+  return absl::StrFormat("%08x%08x-%d", device(), device(), getpid());
+}
+
+// Tells health checkers which models can be served now. "" is the coordinator itself.
+class HealthReporter {
+ public:
+  explicit HealthReporter(grpc::HealthCheckServiceInterface* health) : health_(health) {}
+  void Update(const std::vector<WorkerView>& views) {
+    std::set<std::string> serving;
+    for (const v1::Model& model : ListServedModels(views)) serving.insert(model.id());
+    for (const std::string& model : serving) health_->SetServingStatus(model, true);
+    for (const std::string& model : known_) {
+      if (!serving.contains(model)) health_->SetServingStatus(model, false);
+    }
+    known_.insert(serving.begin(), serving.end());
+  }
+
+ private:
+  grpc::HealthCheckServiceInterface* const health_;
+  std::set<std::string> known_;
+};
+
+int Run(int argc, char** argv) {
+  BlockTerminationSignals();
+  CoordinatorFlags flags;
+  FlagSet flag_set("quire-coordinator", "Schedules generation requests onto quire-workers.");
+  Declare(flag_set, &flags);
+  if (const auto exit_code = flag_set.Parse(argc, argv); exit_code.has_value()) return *exit_code;
+  SetUpLogging("quire-coordinator", LogLevel::kInfo);
+  for (const FlagSet::Value& value : flag_set.values()) {
+    LogInfo(absl::StrCat("setting ", value.name, "=", value.value, " (", value.source, ")"));
+  }
+  if (absl::Status status = Check(flags); !status.ok()) return Fail(status);
+
+  Metrics metrics;
+  CoordinatorMetrics coordinator_metrics(metrics);
+  if (flags.metrics_port != 0) {
+    const Address address{flags.host, flags.metrics_port};
+    if (absl::Status status = metrics.Serve(address.ToString()); !status.ok()) return Fail(status);
+  }
+
+  const std::string coordinator_id = MakeCoordinatorId();
+  TimerQueue timers;
+  WorkPool work_pool(flags.tokenizer_threads, /*max_queued=*/4096);
+  ModelCatalog catalog({.use_generation_config = flags.generation_config == "auto"});
+  WorkerRegistry registry({coordinator_id, &timers, &work_pool, &catalog, nullptr},
+                          MakeGrpcWorkerConnector);
+  Placer placer(&registry);
+  StreamTable streams(flags.max_streams);
+
+  InferenceService::Context context{&registry, &placer, &streams, &work_pool, {}};
+  context.stream.placer = &placer;
+  context.stream.timers = &timers;
+  context.stream.on_end = [&](RequestStream& stream, const RequestRecord& record) {
+    streams.OnEnd(stream, record.status);
+    coordinator_metrics.OnEnd(record);
+    LogRequest(record);
+  };
+  context.stream.on_first_token = [&](int64_t micros) { coordinator_metrics.OnFirstToken(micros); };
+  context.stream.on_token_gap = [&](int64_t micros, uint32_t num_tokens) {
+    coordinator_metrics.OnTokenGap(micros, num_tokens);
+  };
+  InferenceService inference(context);
+  RegistryService registry_service(&registry, coordinator_id);
+
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::EnableDefaultHealthCheckService(true);
+  const Address listen{flags.host, flags.port};
+  int port = 0;
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(listen.ToString(), grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(&inference);
+  builder.RegisterService(&registry_service);
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // Pings more often than this end the connection.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  if (server == nullptr || port == 0) {
+    return Fail(absl::UnavailableError(absl::StrCat("cannot listen on ", listen.ToString())));
+  }
+
+  for (const std::string& worker : flags.workers) registry.AddStatic(worker);
+  HealthReporter health(server->GetHealthCheckService());
+  std::function<void()> tick = [&] {
+    registry.Tick();
+    health.Update(registry.Views());
+    coordinator_metrics.SetRunning(streams.num_live());
+    timers.ScheduleAfter(kTickMicros, tick);
+  };
+  timers.ScheduleAfter(kTickMicros, tick);
+
+  const std::string address = Address{flags.host, static_cast<uint16_t>(port)}.ToString();
+  std::cout << "quire-coordinator listening on " << address << std::endl;
+  LogInfo(absl::StrCat("coordinator ", coordinator_id, " listens on ", address));
+
+  WaitForTerminationSignal();
+  LogInfo(absl::StrFormat("draining %d requests for at most %.1f s", streams.num_live(),
+                          flags.drain_timeout_s));
+  // A second signal ends it at once.
+  std::thread([] {
+    WaitForTerminationSignal();
+    std::_Exit(1);
+  }).detach();
+  streams.StartDraining();
+  server->GetHealthCheckService()->SetServingStatus(false);
+  const int64_t deadline = SteadyMicros() + static_cast<int64_t>(flags.drain_timeout_s * 1e6);
+  if (streams.WaitUntilIdle(deadline)) {
+    LogInfo("drained: no request is left");
+  } else {
+    LogWarning(absl::StrCat("drain timeout: ends ", streams.num_live(), " requests"));
+    streams.EndAll(WithRetryDelay(absl::UnavailableError("the coordinator shut down"), kRetryDelayMs));
+  }
+  server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  return 0;
+}
+
+}  // namespace
+}  // namespace quire
+
+int main(int argc, char** argv) { return quire::Run(argc, argv); }

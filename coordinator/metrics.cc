@@ -1,0 +1,48 @@
+#include "coordinator/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/logging.h"
+
+namespace quire {
+
+CoordinatorMetrics::CoordinatorMetrics(Metrics& m)
+    : running_(m.AddGauge("num_requests_running", "Requests that have not ended")),
+      successes_(m.AddCounter("request_success_total", "Requests that ended with status OK")),
+      failures_(m.AddCounter("request_failure_total", "Requests that ended with another status")),
+      prompt_tokens_(m.AddCounter("prompt_tokens_total", "Prompt tokens of ended requests")),
+      generation_tokens_(m.AddCounter("generation_tokens_total", "Output tokens of ended requests")),
+      first_token_(m.AddLatencyHistogram("time_to_first_token_seconds", "Arrival to first token")),
+      token_gap_(m.AddLatencyHistogram("inter_token_latency_seconds",
+                                       "From a token to the next of the same choice")),
+      latency_(m.AddLatencyHistogram("e2e_request_latency_seconds", "Arrival to end")) {}
+
+void CoordinatorMetrics::OnFirstToken(int64_t micros) { first_token_.Observe(micros / 1e6); }
+
+void CoordinatorMetrics::OnTokenGap(int64_t micros, uint32_t num_tokens) {
+  for (uint32_t i = 0; i < num_tokens; ++i) token_gap_.Observe(micros / 1e6 / num_tokens);
+}
+
+void CoordinatorMetrics::OnEnd(const RequestRecord& record) {
+  (record.status.ok() ? successes_ : failures_).Increment();
+  prompt_tokens_.Increment(record.prompt_tokens);
+  generation_tokens_.Increment(record.output_tokens);
+  latency_.Observe(record.total / 1e6);
+}
+
+void CoordinatorMetrics::SetRunning(size_t num_live) { running_.Set(static_cast<double>(num_live)); }
+
+void LogRequest(const RequestRecord& record) {
+  LogInfo(absl::StrFormat(
+      "request id=%s model=%s worker=%s tenant=%s status=%s choices=%d prompt=%d cached=%d output=%d "
+      "first_token_ms=%.1f total_ms=%.1f%s%s",
+      record.request_id, record.model, record.worker, record.tenant,
+      absl::StatusCodeToString(record.status.code()), record.choices, record.prompt_tokens,
+      record.cached_tokens, record.output_tokens, record.first_token / 1e3, record.total / 1e3,
+      record.status.ok() ? "" : " why=", std::string(record.status.message())));
+}
+
+}  // namespace quire

@@ -1,0 +1,61 @@
+#ifndef QUIRE_COORDINATOR_REGISTRY_PLACER_H_
+#define QUIRE_COORDINATOR_REGISTRY_PLACER_H_
+
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <quire/v1/inference.pb.h>
+#include "absl/status/statusor.h"
+#include "common/mutex.h"
+#include "coordinator/registry/worker_registry.h"
+#include "scheduler/placement/prefix_affinity.h"
+
+namespace quire {
+
+// What of a request decides where it may run.
+struct Placement {
+  std::string model;
+  v1::Engine engine = v1::PAGED;
+  std::string worker;  // empty: any
+  std::string cache_salt;
+  const std::vector<uint32_t>* prompt = nullptr;
+  uint32_t max_new_tokens = 0;
+  uint32_t num_choices = 1;
+  std::set<WorkerNumber> refused;  // workers that did not take the request
+};
+
+// Brings requests and the registry's snapshots before the placement policy. Thread safe.
+class Placer {
+ public:
+  explicit Placer(WorkerRegistry* registry);
+
+  // The one model that is served, or the one of that name, with its workers' limits.
+  // NOT_FOUND, naming those that exist; UNAVAILABLE while none is; INVALID_ARGUMENT where several are
+  // and none is named.
+  struct Target {
+    std::shared_ptr<const ServedModel> model;
+    v1::Engine engine = v1::PAGED;
+    uint32_t context_length = 0;   // the least of the workers that may run it
+    uint32_t vocabulary_size = 0;
+  };
+  absl::StatusOr<Target> Resolve(const std::string& model, v1::Engine engine,
+                                 const std::string& worker) const;
+
+  // RESOURCE_EXHAUSTED: every queue is full. FAILED_PRECONDITION: it needs more KV blocks than any
+  // worker has. UNAVAILABLE: no worker serves it now.
+  absl::StatusOr<std::shared_ptr<WorkerLink>> Place(const Placement& placement);
+
+ private:
+  WorkerRegistry* const registry_;
+  Mutex mutex_;
+  PrefixAffinity affinity_ QUIRE_GUARDED_BY(mutex_);
+};
+
+// How long a client that found no worker, or no room, should wait.
+inline constexpr uint32_t kRetryDelayMs = 500;
+
+}  // namespace quire
+
+#endif  // QUIRE_COORDINATOR_REGISTRY_PLACER_H_

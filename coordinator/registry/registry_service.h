@@ -1,0 +1,33 @@
+#ifndef QUIRE_COORDINATOR_REGISTRY_REGISTRY_SERVICE_H_
+#define QUIRE_COORDINATOR_REGISTRY_REGISTRY_SERVICE_H_
+
+#include <memory>
+#include <string>
+
+#include <quire/worker/v1/worker.grpc.pb.h>
+#include "common/message_stream.h"
+#include "coordinator/registry/worker_registry.h"
+
+namespace quire {
+
+// What a coordinator does with one Join stream, apart from the transport.
+std::unique_ptr<MessageHandler<worker::v1::WorkerStatus>> MakeJoinHandler(
+    WorkerRegistry* registry, const std::string& coordinator_id,
+    std::shared_ptr<MessageSink<worker::v1::JoinReply>> sink);
+
+// quire.worker.v1.Registry. Thread safe.
+class RegistryService final : public worker::v1::Registry::CallbackService {
+ public:
+  RegistryService(WorkerRegistry* registry, std::string coordinator_id);
+
+  grpc::ServerBidiReactor<worker::v1::WorkerStatus, worker::v1::JoinReply>* Join(
+      grpc::CallbackServerContext* context) override;
+
+ private:
+  WorkerRegistry* const registry_;
+  const std::string coordinator_id_;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_COORDINATOR_REGISTRY_REGISTRY_SERVICE_H_

@@ -1,0 +1,168 @@
+#include "coordinator/registry/worker_registry.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/clock.h"
+#include "common/logging.h"
+
+namespace quire {
+namespace {
+
+bool IsConnected(const WorkerView& view) {
+  return view.state != v1::WorkerLoad::DEAD && view.state != v1::WorkerLoad::STARTING;
+}
+
+}  // namespace
+
+WorkerRegistry::WorkerRegistry(WorkerLink::Context context, WorkerConnectorFactory connect)
+    : context_(std::move(context)), connect_(std::move(connect)) {
+  context_.admit = [this](const WorkerLink& link, const worker::v1::Opened& opened) {
+    return Admit(link, opened);
+  };
+}
+
+WorkerRegistry::~WorkerRegistry() {
+  for (const auto& link : Links()) link->Shutdown(absl::UnavailableError("the coordinator shuts down"));
+}
+
+std::shared_ptr<WorkerLink> WorkerRegistry::AddLink(const std::string& address, bool is_static) {
+  const WorkerNumber number = next_number_++;
+  Entry& entry = workers_[number];
+  entry.link = WorkerLink::Create(number, address, connect_(address), context_);
+  entry.is_static = is_static;
+  entry.last_alive = SteadyMicros();
+  return entry.link;
+}
+
+void WorkerRegistry::AddStatic(const std::string& address) {
+  std::shared_ptr<WorkerLink> link;
+  {
+    MutexLock lock(mutex_);
+    for (auto& [number, entry] : workers_) {
+      if (entry.link->address() != address) continue;
+      entry.is_static = true;
+      return;
+    }
+    link = AddLink(address, /*is_static=*/true);
+  }
+  link->Start();
+}
+
+absl::Status WorkerRegistry::Join(const std::string& address, const std::string& incarnation,
+                                  const worker::v1::WorkerInfo& info) {
+  if (absl::Status status = CheckNotReplaced(info.name(), incarnation); !status.ok()) return status;
+  std::shared_ptr<WorkerLink> known;
+  std::shared_ptr<WorkerLink> added;
+  {
+    MutexLock lock(mutex_);
+    for (auto& [number, entry] : workers_) {
+      if (entry.link->address() == address) known = entry.link;
+    }
+    if (known == nullptr) {
+      if (workers_.size() >= kMaxWorkers) {
+        return absl::ResourceExhaustedError(
+            absl::StrCat("the coordinator knows ", workers_.size(), " workers and takes no more"));
+      }
+      added = AddLink(address, /*is_static=*/false);
+    }
+  }
+  if (added != nullptr) {
+    LogInfo(absl::StrCat("worker ", info.name(), " at ", address, " joins"));
+    TakeName(info.name(), incarnation, added->number());
+    added->Start();
+    return absl::OkStatus();
+  }
+  const WorkerView view = known->View();
+  if (IsConnected(view) && view.incarnation != incarnation) known->Restart("the worker was restarted");
+  return absl::OkStatus();
+}
+
+absl::Status WorkerRegistry::Admit(const WorkerLink& link, const worker::v1::Opened& opened) {
+  if (absl::Status status = CheckNotReplaced(opened.worker().name(), opened.incarnation());
+      !status.ok()) {
+    return status;
+  }
+  for (const WorkerView& view : Views()) {
+    if (view.number == link.number() || view.info.name() != opened.worker().name()) continue;
+    if (IsConnected(view) && view.incarnation == opened.incarnation()) {
+      return absl::AlreadyExistsError(absl::StrCat("the same worker, ", view.info.name(),
+                                                   ", is known already at ", view.address));
+    }
+  }
+  TakeName(opened.worker().name(), opened.incarnation(), link.number());
+  return absl::OkStatus();
+}
+
+void WorkerRegistry::TakeName(const std::string& name, const std::string& incarnation,
+                              WorkerNumber keep) {
+  for (const WorkerView& view : Views()) {
+    if (view.number == keep || view.info.name() != name || view.incarnation == incarnation) continue;
+    std::shared_ptr<WorkerLink> replaced;
+    bool is_static = false;
+    {
+      MutexLock lock(mutex_);
+      const auto found = workers_.find(view.number);
+      if (found == workers_.end()) continue;
+      replaced = found->second.link;
+      replaced_.push_back(view.incarnation);
+      if (replaced_.size() > kMaxWorkers) replaced_.pop_front();
+      // A static address stays known: another process may come up there.
+      is_static = found->second.is_static;
+      if (!is_static) workers_.erase(found);
+    }
+    const std::string why = absl::StrCat("replaced by a newer worker of the name ", name);
+    LogWarning(absl::StrCat("worker ", name, " at ", view.address, " is ", why));
+    is_static ? replaced->Restart(why) : replaced->Shutdown(absl::UnavailableError(why));
+  }
+}
+
+absl::Status WorkerRegistry::CheckNotReplaced(const std::string& name,
+                                              const std::string& incarnation) const {
+  MutexLock lock(mutex_);
+  if (std::find(replaced_.begin(), replaced_.end(), incarnation) == replaced_.end()) {
+    return absl::OkStatus();
+  }
+  return absl::AlreadyExistsError(absl::StrCat("a newer worker has the name ", name));
+}
+
+std::vector<std::shared_ptr<WorkerLink>> WorkerRegistry::Links() const {
+  MutexLock lock(mutex_);
+  std::vector<std::shared_ptr<WorkerLink>> links;
+  links.reserve(workers_.size());
+  for (const auto& [number, entry] : workers_) links.push_back(entry.link);
+  return links;
+}
+
+std::vector<WorkerView> WorkerRegistry::Views() const {
+  std::vector<WorkerView> views;
+  for (const auto& link : Links()) views.push_back(link->View());
+  return views;
+}
+
+std::shared_ptr<WorkerLink> WorkerRegistry::Find(WorkerNumber number) const {
+  MutexLock lock(mutex_);
+  const auto found = workers_.find(number);
+  return found == workers_.end() ? nullptr : found->second.link;
+}
+
+void WorkerRegistry::Tick() {
+  const int64_t now = SteadyMicros();
+  for (const auto& link : Links()) {
+    link->Tick();
+    const bool gone = !IsConnected(link->View());
+    bool forget = false;
+    {
+      MutexLock lock(mutex_);
+      const auto found = workers_.find(link->number());
+      if (found == workers_.end()) continue;
+      if (!gone) found->second.last_alive = now;
+      forget = !found->second.is_static && now - found->second.last_alive > kForgetMicros;
+      if (forget) workers_.erase(found);
+    }
+    if (forget) link->Shutdown(absl::UnavailableError("gone for too long"));
+  }
+}
+
+}  // namespace quire

@@ -1,0 +1,75 @@
+#include "coordinator/rpc/generate_call.h"
+
+#include <utility>
+
+#include "common/rpc_status.h"
+
+namespace quire {
+
+bool ClientWriter::Attach(std::shared_ptr<RequestStream> stream) {
+  MutexLock lock(mutex_);
+  stream_ = std::move(stream);
+  return !abort_.has_value();
+}
+
+void ClientWriter::Abort(const absl::Status& status) {
+  {
+    MutexLock lock(mutex_);
+    if (abort_.has_value()) return;
+    abort_ = status;
+  }
+  Advance();
+}
+
+void ClientWriter::WriteDone(bool ok) {
+  {
+    MutexLock lock(mutex_);
+    writing_ = false;
+  }
+  ok ? Advance() : Cancelled();
+}
+
+void ClientWriter::Cancelled() {
+  std::shared_ptr<RequestStream> stream;
+  {
+    MutexLock lock(mutex_);
+    stream = stream_;
+  }
+  Abort(absl::CancelledError("the client went away"));
+  if (stream != nullptr) stream->ClientGone(this);
+}
+
+void ClientWriter::Advance() {
+  absl::Status status;
+  std::shared_ptr<RequestStream> ended;
+  bool write = false;
+  {
+    MutexLock lock(mutex_);
+    if (finished_ || writing_) return;
+    if (abort_.has_value()) {
+      status = *abort_;
+      finished_ = true;
+    } else if (stream_ == nullptr) {
+      return;
+    } else {
+      switch (stream_->Take(&cursor_, &event_, &status)) {
+        case RequestStream::Taken::kNothing: return;
+        case RequestStream::Taken::kEvent: write = writing_ = true; break;
+        case RequestStream::Taken::kEnd:
+          finished_ = true;
+          ended = stream_;
+          break;
+      }
+    }
+  }
+  // Outside the lock, since gRPC may call WriteDone from inside.
+  if (write) {
+    call_->StartWrite(&event_);
+    return;
+  }
+  call_->Finish(ToGrpc(status));
+  // A stream that goes on without its client (it asked for what the stream does not have) is cancelled.
+  if (ended != nullptr) ended->ClientGone(this);
+}
+
+}  // namespace quire

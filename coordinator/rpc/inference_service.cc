@@ -1,0 +1,286 @@
+#include "coordinator/rpc/inference_service.h"
+
+#include <chrono>
+#include <random>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "common/clock.h"
+#include "common/rpc_status.h"
+#include "common/version.h"
+#include "coordinator/rpc/describe.h"
+#include "coordinator/rpc/generate_call.h"
+#include "coordinator/rpc/validate.h"
+
+namespace quire {
+namespace {
+
+// How long before a deadline the server ends a request, so that the details still arrive.
+constexpr int64_t kBeforeDeadlineMicros = 20'000;
+
+std::string MakeRequestId() {
+  static thread_local std::mt19937_64 random{std::random_device{}()};
+  return absl::StrFormat("r-%016x", random());
+}
+
+struct Deadline {
+  std::optional<int64_t> at;  // steady, microseconds
+  std::string name;
+};
+
+// The earlier of the call's own deadline and timeout_ms.
+Deadline DeadlineOf(const grpc::CallbackServerContext& context, const v1::GenerateRequest& request) {
+  using std::chrono::duration_cast;
+  using std::chrono::microseconds;
+  Deadline deadline;
+  const int64_t now = SteadyMicros();
+  const auto remaining = context.deadline() - std::chrono::system_clock::now();
+  if (remaining < std::chrono::hours(24 * 365)) {
+    deadline.at = now + duration_cast<microseconds>(remaining).count() - kBeforeDeadlineMicros;
+    deadline.name = "the call's deadline";
+  }
+  if (request.has_timeout_ms()) {
+    const int64_t at = now + int64_t{request.timeout_ms()} * 1000;
+    if (!deadline.at.has_value() || at < *deadline.at) deadline = {at, "timeout_ms"};
+  }
+  return deadline;
+}
+
+RequestStream::Cursor MakeCursor(const v1::GenerateRequest& request) {
+  RequestStream::Cursor cursor;
+  for (const auto& choice : request.resume().choices()) {
+    cursor.resume.emplace_back(choice.emitted_token_ids().begin(), choice.emitted_token_ids().end());
+  }
+  return cursor;
+}
+
+grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+absl::Status PoolIsFull() {
+  return WithRetryDelay(absl::ResourceExhaustedError("too many requests wait to be tokenized"),
+                        kRetryDelayMs);
+}
+
+// A unary call whose answer is made elsewhere. Deletes itself.
+class PooledCall final : public grpc::ServerUnaryReactor {
+ public:
+  void OnDone() override { delete this; }
+};
+
+}  // namespace
+
+InferenceService::InferenceService(const Context& context)
+    : context_(context), started_at_(SteadyMicros()) {}
+
+grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Generate(
+    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+  auto* call = new GenerateCall(MakeCursor(*request));
+  const std::shared_ptr<ClientWriter> writer = call->writer();
+  if (absl::Status status = ValidateRequest(*request); !status.ok()) {
+    writer->Abort(status);
+    return call;
+  }
+  const std::string request_id =
+      request->request_id().empty() ? MakeRequestId() : request->request_id();
+  const std::string fingerprint = Fingerprint(*request);
+  const auto found = context_.streams->FindOrMake(request_id, fingerprint, [&] {
+    return std::make_shared<RequestStream>(next_key_.fetch_add(1), request_id, fingerprint,
+                                           context_.stream);
+  });
+  if (!found.ok()) {
+    writer->Abort(found.status());
+    return call;
+  }
+  const std::shared_ptr<RequestStream> stream = found->stream;
+  const Deadline deadline = DeadlineOf(*context, *request);
+  const bool is_alive = writer->Attach(stream);
+  stream->Attach(writer, deadline.at, deadline.name);
+  if (!is_alive) {
+    stream->ClientGone(writer.get());
+    return call;
+  }
+  if (!found->is_new) {
+    writer->Kick();
+    return call;
+  }
+  const bool posted = context_.work_pool->Post(
+      [this, stream, copy = *request] { Prepare(copy, stream); });
+  if (!posted) stream->End(PoolIsFull());
+  return call;
+}
+
+void InferenceService::Prepare(const v1::GenerateRequest& request,
+                               const std::shared_ptr<RequestStream>& stream) const {
+  auto prepared = MakePrepared(request, stream->request_id());
+  if (!prepared.ok()) return stream->End(prepared.status());
+  stream->Begin(*std::move(prepared));
+}
+
+absl::StatusOr<PreparedRequest> InferenceService::MakePrepared(const v1::GenerateRequest& request,
+                                                               const std::string& request_id) const {
+  const auto target = context_.placer->Resolve(request.model(), request.engine(), request.worker());
+  if (!target.ok()) return target.status();
+  const ModelLimits limits{target->context_length, target->vocabulary_size};
+  auto prompt = MakePrompt(request, *target->model, limits);
+  if (!prompt.ok()) return prompt.status();
+  auto parameters = ResolveParameters(request, request_id, static_cast<uint32_t>(prompt->size()),
+                                      *target->model, limits);
+  if (!parameters.ok()) return parameters.status();
+  auto emitted = ResolveResume(request, *parameters, limits);
+  if (!emitted.ok()) return emitted.status();
+  PreparedRequest prepared;
+  prepared.model = target->model;
+  prepared.engine = target->engine;
+  prepared.worker = request.worker();
+  prepared.prompt = *std::move(prompt);
+  prepared.parameters = *std::move(parameters);
+  prepared.cache_salt = request.cache_salt();
+  prepared.tenant = request.tenant();
+  prepared.queue_timeout_ms = request.queue_timeout_ms();
+  prepared.emitted = *std::move(emitted);
+  return prepared;
+}
+
+grpc::ServerUnaryReactor* InferenceService::Cancel(grpc::CallbackServerContext* context,
+                                                   const v1::CancelRequest* request,
+                                                   v1::CancelResponse* response) {
+  if (request->request_id().empty()) {
+    return FinishNow(context, WithField(absl::InvalidArgumentError("request_id is empty"), "request_id"));
+  }
+  const std::shared_ptr<RequestStream> stream = context_.streams->FindLive(request->request_id());
+  response->set_found(stream != nullptr);
+  if (stream != nullptr) stream->Cancel();
+  return FinishNow(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* InferenceService::OnPool(grpc::CallbackServerContext* context,
+                                                   std::function<absl::Status()> work) {
+  auto* call = new PooledCall;
+  const bool posted = context_.work_pool->Post(
+      [call, work = std::move(work)] { call->Finish(ToGrpc(work())); });
+  if (!posted) call->Finish(ToGrpc(PoolIsFull()));
+  return call;
+}
+
+absl::StatusOr<std::shared_ptr<const Tokenizer>> InferenceService::TokenizerOf(
+    const std::string& name) const {
+  std::shared_ptr<const ServedModel> model;
+  std::set<std::string> names;
+  for (const WorkerView& view : context_.registry->Views()) {
+    if (view.model == nullptr) continue;
+    names.insert(view.model->name());
+    if (name.empty() || name == view.model->name()) model = view.model;
+  }
+  if (names.empty()) {
+    return WithRetryDelay(absl::UnavailableError("no worker serves any model now"), kRetryDelayMs);
+  }
+  const std::string known = absl::StrJoin(names, ", ");
+  if (model == nullptr) {
+    return WithField(absl::NotFoundError(absl::StrCat("there is no model \"", name, "\"; there is: ", known)),
+                     "model");
+  }
+  if (name.empty() && names.size() > 1) {
+    return WithField(absl::InvalidArgumentError(absl::StrCat(
+                         "model is not set and several are served: ", known)),
+                     "model");
+  }
+  if (model->tokenizer() == nullptr) {
+    return WithField(
+        absl::FailedPreconditionError(absl::StrCat("the model ", model->name(), " has no tokenizer")),
+        "model");
+  }
+  return model->tokenizer();
+}
+
+grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
+                                                     const v1::TokenizeRequest* request,
+                                                     v1::TokenizeResponse* response) {
+  return OnPool(context, [this, request, response]() -> absl::Status {
+    auto tokenizer = TokenizerOf(request->model());
+    if (!tokenizer.ok()) return tokenizer.status();
+    auto ids = (*tokenizer)->Encode(
+        request->text(), !request->has_add_special_tokens() || request->add_special_tokens());
+    if (!ids.ok()) return WithField(ids.status(), "text");
+    for (const uint32_t id : *ids) {
+      response->add_token_ids(id);
+      response->add_tokens((*tokenizer)->IdToToken(id).value_or(""));
+    }
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
+                                                       const v1::DetokenizeRequest* request,
+                                                       v1::DetokenizeResponse* response) {
+  return OnPool(context, [this, request, response]() -> absl::Status {
+    auto tokenizer = TokenizerOf(request->model());
+    if (!tokenizer.ok()) return tokenizer.status();
+    const std::vector<uint32_t> ids(request->token_ids().begin(), request->token_ids().end());
+    auto text = (*tokenizer)->Decode(
+        ids, !request->has_skip_special_tokens() || request->skip_special_tokens());
+    if (!text.ok()) return WithField(text.status(), "token_ids");
+    response->set_text(*std::move(text));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerContext* context,
+                                                       const v1::ListModelsRequest*,
+                                                       v1::ListModelsResponse* response) {
+  for (v1::Model& model : ListServedModels(context_.registry->Views())) {
+    *response->add_models() = std::move(model);
+  }
+  return FinishNow(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext* context,
+                                                     const v1::GetModelRequest* request,
+                                                     v1::Model* response) {
+  std::vector<std::string> names;
+  for (const v1::Model& model : ListServedModels(context_.registry->Views())) {
+    names.push_back(model.id());
+    if (model.id() != request->model()) continue;
+    *response = model;
+    return FinishNow(context, absl::OkStatus());
+  }
+  return FinishNow(context, WithField(absl::NotFoundError(absl::StrCat(
+                                          "there is no model \"", request->model(), "\"; there is: ",
+                                          names.empty() ? "none" : absl::StrJoin(names, ", "))),
+                                      "model"));
+}
+
+grpc::ServerUnaryReactor* InferenceService::GetLoad(grpc::CallbackServerContext* context,
+                                                    const v1::GetLoadRequest*,
+                                                    v1::GetLoadResponse* response) {
+  for (const WorkerView& view : context_.registry->Views()) {
+    *response->add_workers() = ToWorkerLoad(view);
+  }
+  return FinishNow(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* InferenceService::GetServerInfo(grpc::CallbackServerContext* context,
+                                                          const v1::GetServerInfoRequest*,
+                                                          v1::GetServerInfoResponse* response) {
+  response->set_version(kVersion);
+  response->set_build(absl::StrCat("g++ ", __VERSION__, ", "
+#ifdef NDEBUG
+                                   "release"
+#else
+                                   "debug"
+#endif
+                                   ));
+  response->set_uptime_s((SteadyMicros() - started_at_) / 1e6);
+  for (const char* feature : {"chat", "logprobs", "stop-strings", "resume", "prefix-affinity"}) {
+    response->add_features(feature);
+  }
+  return FinishNow(context, absl::OkStatus());
+}
+
+}  // namespace quire

@@ -1,0 +1,69 @@
+#ifndef QUIRE_COORDINATOR_RPC_INFERENCE_SERVICE_H_
+#define QUIRE_COORDINATOR_RPC_INFERENCE_SERVICE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+
+#include <quire/v1/inference.grpc.pb.h>
+#include "absl/status/status.h"
+#include "coordinator/registry/placer.h"
+#include "coordinator/stream/request_stream.h"
+#include "coordinator/stream/stream_table.h"
+#include "coordinator/stream/work_pool.h"
+
+namespace quire {
+
+// quire.v1.Inference: the thin edge over streams, placement and models. Thread safe.
+class InferenceService final : public v1::Inference::CallbackService {
+ public:
+  struct Context {
+    WorkerRegistry* registry;
+    Placer* placer;
+    StreamTable* streams;
+    WorkPool* work_pool;
+    RequestStream::Context stream;
+  };
+  explicit InferenceService(const Context& context);
+
+  grpc::ServerWriteReactor<v1::GenerateEvent>* Generate(grpc::CallbackServerContext* context,
+                                                        const v1::GenerateRequest* request) override;
+  grpc::ServerUnaryReactor* Cancel(grpc::CallbackServerContext* context,
+                                   const v1::CancelRequest* request,
+                                   v1::CancelResponse* response) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const v1::DetokenizeRequest* request,
+                                       v1::DetokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
+                                       const v1::ListModelsRequest* request,
+                                       v1::ListModelsResponse* response) override;
+  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
+                                     const v1::GetModelRequest* request, v1::Model* response) override;
+  grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* context,
+                                    const v1::GetLoadRequest* request,
+                                    v1::GetLoadResponse* response) override;
+  grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context,
+                                          const v1::GetServerInfoRequest* request,
+                                          v1::GetServerInfoResponse* response) override;
+
+ private:
+  // Checks, tokenizes and begins a request, on the work pool.
+  void Prepare(const v1::GenerateRequest& request, const std::shared_ptr<RequestStream>& stream) const;
+  absl::StatusOr<PreparedRequest> MakePrepared(const v1::GenerateRequest& request,
+                                               const std::string& request_id) const;
+  // Runs `work` on the pool and finishes the call with its status.
+  grpc::ServerUnaryReactor* OnPool(grpc::CallbackServerContext* context,
+                                   std::function<absl::Status()> work);
+  absl::StatusOr<std::shared_ptr<const Tokenizer>> TokenizerOf(const std::string& model) const;
+
+  const Context context_;
+  const int64_t started_at_;
+  std::atomic<uint64_t> next_key_{1};
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_COORDINATOR_RPC_INFERENCE_SERVICE_H_

@@ -1,0 +1,88 @@
+#include "coordinator/stream/choice_output.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace quire {
+
+absl::StatusOr<ChoiceOutput> ChoiceOutput::Create(uint32_t choice,
+                                                  const std::shared_ptr<const Tokenizer>& tokenizer,
+                                                  absl::Span<const uint32_t> prompt,
+                                                  const v1::ResolvedParameters& parameters) {
+  ChoiceOutput output;
+  output.wants_logprobs_ = parameters.has_logprobs();
+  // They come with choice 0, for the prompt tokens after the first.
+  output.wants_prompt_logprobs_ =
+      parameters.has_prompt_logprobs() && choice == 0 && prompt.size() > 1;
+  if (tokenizer == nullptr) return output;
+  StreamDetokenizer::Options options;
+  options.stop_strings.assign(parameters.stop_strings().begin(), parameters.stop_strings().end());
+  options.include_stop_in_output = parameters.include_stop_in_output();
+  output.stop_strings_ = options.stop_strings;
+  auto detokenizer = StreamDetokenizer::Create(tokenizer, prompt, std::move(options));
+  if (!detokenizer.ok()) return detokenizer.status();
+  output.detokenizer_ = *std::move(detokenizer);
+  return output;
+}
+
+void ChoiceOutput::Stop(const StreamDetokenizer::StopMatch& match) {
+  matched_stop_ = stop_strings_[match.stop_string];
+  ids_.resize(std::min<size_t>(ids_.size(), match.num_tokens));
+  text_ends_.resize(ids_.size());
+  if (logprobs_.size() > ids_.size()) logprobs_.resize(ids_.size());
+}
+
+absl::StatusOr<bool> ChoiceOutput::Append(absl::Span<const uint32_t> ids) {
+  if (stopped()) return false;
+  for (const uint32_t id : ids) {
+    ids_.push_back(id);
+    std::optional<StreamDetokenizer::StopMatch> stop;
+    if (detokenizer_ != nullptr) {
+      auto update = detokenizer_->Append(absl::MakeSpan(&id, 1));
+      if (!update.ok()) return update.status();
+      text_ += update->text;
+      stop = update->stop;
+    }
+    text_ends_.push_back(static_cast<uint32_t>(text_.size()));
+    if (stop.has_value()) {
+      Stop(*stop);
+      if (!text_ends_.empty()) text_ends_.back() = static_cast<uint32_t>(text_.size());
+      return true;
+    }
+  }
+  return false;
+}
+
+absl::StatusOr<bool> ChoiceOutput::Flush() {
+  if (detokenizer_ == nullptr || stopped()) return false;
+  auto update = detokenizer_->Finish();
+  if (!update.ok()) return update.status();
+  text_ += update->text;
+  if (!update->stop.has_value()) return false;
+  Stop(*update->stop);
+  return true;
+}
+
+void ChoiceOutput::CopyTo(uint32_t begin, uint32_t end, v1::Delta* delta) const {
+  delta->set_first_index(begin);
+  delta->mutable_token_ids()->Add(ids_.begin() + begin, ids_.begin() + end);
+  delta->set_text(text_.substr(TextEnd(begin), TextEnd(end) - TextEnd(begin)));
+  if (!wants_logprobs_) return;
+  for (uint32_t i = begin; i < std::min<size_t>(end, logprobs_.size()); ++i) {
+    *delta->add_logprobs() = logprobs_[i];
+  }
+}
+
+void ChoiceOutput::AddLogprobs(
+    uint32_t first_index, const google::protobuf::RepeatedPtrField<v1::TokenLogprobs>& logprobs) {
+  for (int i = 0; i < logprobs.size(); ++i) {
+    if (first_index + i == logprobs_.size()) logprobs_.push_back(logprobs.Get(i));
+  }
+}
+
+void ChoiceOutput::SetPromptLogprobs(
+    const google::protobuf::RepeatedPtrField<v1::TokenLogprobs>& logprobs) {
+  if (prompt_logprobs_.empty()) prompt_logprobs_.assign(logprobs.begin(), logprobs.end());
+}
+
+}  // namespace quire

@@ -1,0 +1,88 @@
+#ifndef QUIRE_COORDINATOR_STREAM_CHOICE_OUTPUT_H_
+#define QUIRE_COORDINATOR_STREAM_CHOICE_OUTPUT_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <quire/v1/inference.pb.h>
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "text/detokenizer.h"
+
+namespace quire {
+
+// What one choice of a request has put out so far: this is where a token becomes text. Text is kept
+// with the index of the token that brought it, so that any client can be sent any part. Not thread safe.
+class ChoiceOutput {
+ public:
+  // Choice number `choice` of a request. Without a tokenizer there is no text.
+  static absl::StatusOr<ChoiceOutput> Create(uint32_t choice,
+                                             const std::shared_ptr<const Tokenizer>& tokenizer,
+                                             absl::Span<const uint32_t> prompt,
+                                             const v1::ResolvedParameters& parameters);
+
+  // Takes the next tokens. True: they completed a stop string. The tokens after it are dropped then, and
+  // further ones ignored.
+  absl::StatusOr<bool> Append(absl::Span<const uint32_t> ids);
+
+  // The choice has ended: releases the text that was held back. It may complete a stop string.
+  absl::StatusOr<bool> Flush();
+
+  uint32_t num_tokens() const { return static_cast<uint32_t>(ids_.size()); }
+  const std::vector<uint32_t>& ids() const { return ids_; }
+  // Whether a stop string ended it, and which.
+  bool stopped() const { return matched_stop_.has_value(); }
+  const std::string& matched_stop() const { return *matched_stop_; }
+
+  // Tokens [begin, end) with their text and log-probabilities, into `delta`.
+  void CopyTo(uint32_t begin, uint32_t end, v1::Delta* delta) const;
+  // Tokens that a Delta can be sent for: with log-probabilities, those whose values have come.
+  uint32_t num_sendable() const {
+    if (finished.has_value()) return num_tokens();
+    if (wants_prompt_logprobs_ && prompt_logprobs_.empty()) return 0;
+    return wants_logprobs_ ? std::min<uint32_t>(num_tokens(), logprobs_.size()) : num_tokens();
+  }
+  // The text that Flush released.
+  std::string tail() const { return text_.substr(TextEnd(num_tokens())); }
+
+  // Those of the tokens so far will not come: an earlier attempt delivered them.
+  void SkipLogprobs() {
+    if (wants_logprobs_) logprobs_.resize(ids_.size());
+  }
+  // Log-probabilities of tokens from `first_index` on; those known already are skipped.
+  void AddLogprobs(uint32_t first_index,
+                   const google::protobuf::RepeatedPtrField<v1::TokenLogprobs>& logprobs);
+  void SetPromptLogprobs(const google::protobuf::RepeatedPtrField<v1::TokenLogprobs>& logprobs);
+  const std::vector<v1::TokenLogprobs>& prompt_logprobs() const { return prompt_logprobs_; }
+
+  size_t num_bytes() const { return 8 * ids_.size() + text_.size() + 200 * logprobs_.size(); }
+
+  // The end, once it is known.
+  std::optional<v1::Finished> finished;
+  // When the last token came (steady, microseconds).
+  int64_t last_token_at = -1;
+
+ private:
+  ChoiceOutput() = default;
+  size_t TextEnd(uint32_t num_tokens) const { return num_tokens == 0 ? 0 : text_ends_[num_tokens - 1]; }
+  void Stop(const StreamDetokenizer::StopMatch& match);
+
+  std::unique_ptr<StreamDetokenizer> detokenizer_;  // null without a tokenizer
+  std::vector<std::string> stop_strings_;
+  std::vector<uint32_t> ids_;
+  std::string text_;
+  std::vector<uint32_t> text_ends_;  // bytes of text_ after each token
+  std::optional<std::string> matched_stop_;
+  bool wants_logprobs_ = false;
+  bool wants_prompt_logprobs_ = false;
+  std::vector<v1::TokenLogprobs> logprobs_;
+  std::vector<v1::TokenLogprobs> prompt_logprobs_;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_COORDINATOR_STREAM_CHOICE_OUTPUT_H_

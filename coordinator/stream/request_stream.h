@@ -1,0 +1,177 @@
+#ifndef QUIRE_COORDINATOR_STREAM_REQUEST_STREAM_H_
+#define QUIRE_COORDINATOR_STREAM_REQUEST_STREAM_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <quire/v1/inference.pb.h>
+#include "absl/status/status.h"
+#include "common/mutex.h"
+#include "coordinator/registry/placer.h"
+#include "coordinator/stream/choice_output.h"
+#include "coordinator/stream/timer_queue.h"
+#include "coordinator/worker_client/token_receiver.h"
+
+namespace quire {
+
+// The client's end of a stream, as the request sees it. Thread safe; neither call blocks, and none is
+// made with a lock of the stream's held.
+class ClientSink {
+ public:
+  virtual ~ClientSink() = default;
+  // There is something to Take, maybe.
+  virtual void Kick() = 0;
+  // The stream does not serve this client any more.
+  virtual void Abort(const absl::Status& status) = 0;
+};
+
+// A request that has passed every check: from here on nothing looks at the client's fields again.
+struct PreparedRequest {
+  std::shared_ptr<const ServedModel> model;
+  v1::Engine engine = v1::PAGED;
+  std::string worker;  // the only one allowed; empty: any
+  std::vector<uint32_t> prompt;
+  v1::ResolvedParameters parameters;
+  std::string cache_salt;
+  std::string tenant;
+  uint32_t queue_timeout_ms = 0;                  // 0: none
+  std::vector<std::vector<uint32_t>> emitted;     // an entry a choice; missing ones are empty
+};
+
+// What a log line and the metrics say of a request that has ended.
+struct RequestRecord {
+  std::string request_id;
+  std::string model;
+  std::string worker;
+  std::string tenant;
+  absl::Status status;
+  uint32_t choices = 0;
+  uint32_t prompt_tokens = 0;
+  uint32_t cached_tokens = 0;
+  uint32_t output_tokens = 0;
+  int64_t first_token = -1;  // microseconds since it came; -1: none did
+  int64_t total = 0;
+};
+
+// One request's life: prepared, placed, running, ended. It holds every token that the client may still
+// need, so a slow reader gets fewer, larger messages, and a second client (a retry, a resume) can take
+// the stream over from any index.
+//
+// A worker's token is accepted only if it belongs to the current attempt and has the next index of its
+// choice. Thread safe.
+class RequestStream final : public TokenReceiver, public std::enable_shared_from_this<RequestStream> {
+ public:
+  struct Context {
+    Placer* placer;
+    TimerQueue* timers;
+    std::function<void(RequestStream&, const RequestRecord&)> on_end;  // once, without locks held
+    std::function<void(int64_t micros)> on_first_token;                // may be null
+    std::function<void(int64_t micros, uint32_t num_tokens)> on_token_gap;  // may be null
+  };
+  // `key` names the request for ever within this coordinator.
+  RequestStream(uint64_t key, std::string request_id, std::string fingerprint, const Context& context);
+
+  const std::string& request_id() const { return request_id_; }
+  // Of the request's body, without what may differ between tries.
+  const std::string& fingerprint() const { return fingerprint_; }
+
+  // --- The client -----------------------------------------------------------------------------------
+
+  // Where a client is in the stream.
+  struct Cursor {
+    std::vector<std::vector<uint32_t>> resume;  // the tokens it has, an entry a choice
+    bool resume_checked = false;
+    bool accepted_sent = false;
+    size_t notices_sent = 0;
+    std::vector<uint32_t> next_index;  // by choice
+    std::vector<bool> finish_sent;
+    uint32_t last_choice = 0;
+  };
+  // Serves this client from now on; the one before is told ABORTED. `deadline` (steady, microseconds)
+  // ends the request; `deadline_name` says which limit that is.
+  void Attach(std::shared_ptr<ClientSink> client, std::optional<int64_t> deadline,
+              const std::string& deadline_name);
+  // The client went away: cancels the request, unless another client has taken it over.
+  void ClientGone(const ClientSink* client);
+
+  enum class Taken { kNothing, kEvent, kEnd };
+  // The next event for a client at `cursor`, as large as there is; or the end, with its status.
+  Taken Take(Cursor* cursor, v1::GenerateEvent* event, absl::Status* status);
+
+  // --- The request ----------------------------------------------------------------------------------
+
+  // Places it and sends it off. Ends it if that fails.
+  void Begin(PreparedRequest request);
+  // Ends it at once. Clients get a Finished for each open choice, if they saw Accepted, and the status.
+  void End(const absl::Status& status);
+  // Ends it with CANCELLED once the worker has said what was used.
+  void Cancel();
+
+  // Approximate bytes that it holds.
+  size_t num_bytes() const;
+
+  void OnTokens(uint32_t attempt, uint32_t choice, uint32_t first_index,
+                absl::Span<const uint32_t> ids) override;
+  void OnLogprobs(const worker::v1::EntryLogprobs& logprobs) override;
+  void OnNotice(const v1::Notice& notice) override;
+  void OnFinish(const worker::v1::Finish& finish) override;
+  void OnRejected(uint32_t attempt, const absl::Status& status) override;
+  void OnWorkerLost(uint32_t attempt, const absl::Status& status) override;
+  void OnMessageEnd() override;
+
+ private:
+  // What is left to do when the lock is released.
+  struct Effects {
+    std::shared_ptr<ClientSink> kick;
+    std::shared_ptr<WorkerLink> link;
+    std::vector<worker::v1::Cancel> cancels;
+    std::optional<RequestRecord> ended;
+    TimerQueue::Id cancel_timer = 0;
+  };
+  void Carry(const Effects& effects);
+
+  void PlaceAndSubmit();
+  worker::v1::Submit MakeSubmit() const QUIRE_REQUIRES(mutex_);
+  void Accept(const WorkerView& view) QUIRE_REQUIRES(mutex_);
+  void EndLocked(const absl::Status& status, Effects* effects) QUIRE_REQUIRES(mutex_);
+  void AbortChoice(uint32_t choice) QUIRE_REQUIRES(mutex_);
+  void EndIfComplete(Effects* effects) QUIRE_REQUIRES(mutex_);
+  void CancelAtWorker(std::optional<uint32_t> choice, Effects* effects) QUIRE_REQUIRES(mutex_);
+  absl::Status StartChoices() QUIRE_REQUIRES(mutex_);
+  bool TakeDelta(Cursor* cursor, v1::GenerateEvent* event) QUIRE_REQUIRES(mutex_);
+  bool TakeFinish(Cursor* cursor, v1::GenerateEvent* event) QUIRE_REQUIRES(mutex_);
+  absl::Status CheckResume(Cursor* cursor) QUIRE_REQUIRES(mutex_);
+  RequestRecord MakeRecord(const absl::Status& status) const QUIRE_REQUIRES(mutex_);
+
+  const uint64_t key_;
+  const std::string request_id_;
+  const std::string fingerprint_;
+  const Context context_;
+  const int64_t received_at_;
+
+  mutable Mutex mutex_;
+  std::shared_ptr<ClientSink> client_ QUIRE_GUARDED_BY(mutex_);
+  TimerQueue::Id deadline_timer_ QUIRE_GUARDED_BY(mutex_) = 0;
+  PreparedRequest request_ QUIRE_GUARDED_BY(mutex_);
+  bool begun_ QUIRE_GUARDED_BY(mutex_) = false;  // request_ is set
+  std::vector<ChoiceOutput> choices_ QUIRE_GUARDED_BY(mutex_);
+  std::optional<v1::Accepted> accepted_ QUIRE_GUARDED_BY(mutex_);
+  std::vector<v1::Notice> notices_ QUIRE_GUARDED_BY(mutex_);  // at most kMaxNotices
+  std::shared_ptr<WorkerLink> link_ QUIRE_GUARDED_BY(mutex_);  // of the current attempt
+  std::string worker_name_ QUIRE_GUARDED_BY(mutex_);
+  uint32_t attempt_ QUIRE_GUARDED_BY(mutex_) = 0;
+  std::set<WorkerNumber> refused_ QUIRE_GUARDED_BY(mutex_);
+  bool cancelling_ QUIRE_GUARDED_BY(mutex_) = false;  // by Cancel
+  absl::Status error_ QUIRE_GUARDED_BY(mutex_);       // of the first choice that failed
+  std::optional<absl::Status> ended_ QUIRE_GUARDED_BY(mutex_);
+  int64_t first_token_at_ QUIRE_GUARDED_BY(mutex_) = -1;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_COORDINATOR_STREAM_REQUEST_STREAM_H_

@@ -1,0 +1,99 @@
+#include "coordinator/stream/stream_table.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/clock.h"
+#include "common/rpc_status.h"
+
+namespace quire {
+
+void StreamTable::DropExpired(int64_t now) {
+  while (!kept_.empty() && (kept_.front().until <= now || kept_bytes_ > kKeepBytes)) {
+    kept_bytes_ -= kept_.front().num_bytes;
+    kept_by_id_.erase(kept_.front().stream->request_id());
+    kept_.pop_front();
+  }
+}
+
+absl::StatusOr<StreamTable::Found> StreamTable::FindOrMake(
+    const std::string& request_id, const std::string& fingerprint,
+    const std::function<std::shared_ptr<RequestStream>()>& make) {
+  MutexLock lock(mutex_);
+  DropExpired(SteadyMicros());
+  std::shared_ptr<RequestStream> known;
+  if (const auto live = live_.find(request_id); live != live_.end()) {
+    known = live->second;
+  } else if (const auto kept = kept_by_id_.find(request_id); kept != kept_by_id_.end()) {
+    known = kept->second->stream;
+  }
+  if (known != nullptr) {
+    if (known->fingerprint() == fingerprint) return Found{known, false};
+    return WithField(absl::AlreadyExistsError(absl::StrCat(
+                         "request_id \"", request_id, "\" is in use by a request with another body")),
+                     "request_id");
+  }
+  if (draining_) {
+    return WithRetryDelay(absl::UnavailableError("the coordinator is draining"), kRetryDelayMs);
+  }
+  if (live_.size() >= max_live_) {
+    return WithRetryDelay(
+        absl::ResourceExhaustedError(absl::StrCat(live_.size(), " requests are open, the most allowed")),
+        kRetryDelayMs);
+  }
+  std::shared_ptr<RequestStream> stream = make();
+  live_[request_id] = stream;
+  return Found{std::move(stream), true};
+}
+
+std::shared_ptr<RequestStream> StreamTable::FindLive(const std::string& request_id) const {
+  MutexLock lock(mutex_);
+  const auto found = live_.find(request_id);
+  return found == live_.end() ? nullptr : found->second;
+}
+
+void StreamTable::OnEnd(RequestStream& stream, const absl::Status& status) {
+  const size_t num_bytes = stream.num_bytes();
+  MutexLock lock(mutex_);
+  const auto found = live_.find(stream.request_id());
+  if (found == live_.end() || found->second.get() != &stream) return;
+  const int64_t now = SteadyMicros();
+  if (status.ok()) {
+    const auto kept = kept_.insert(kept_.end(), {found->second, now + kKeepMicros, num_bytes});
+    kept_by_id_[stream.request_id()] = kept;
+    kept_bytes_ += num_bytes;
+  }
+  live_.erase(found);
+  DropExpired(now);
+  if (live_.empty()) idle_.NotifyAll();
+}
+
+size_t StreamTable::num_live() const {
+  MutexLock lock(mutex_);
+  return live_.size();
+}
+
+void StreamTable::StartDraining() {
+  MutexLock lock(mutex_);
+  draining_ = true;
+}
+
+bool StreamTable::WaitUntilIdle(int64_t deadline) {
+  MutexLock lock(mutex_);
+  while (!live_.empty()) {
+    if (!idle_.WaitUntil(mutex_, FromSteadyMicros(deadline))) return live_.empty();
+  }
+  return true;
+}
+
+void StreamTable::EndAll(const absl::Status& status) {
+  std::vector<std::shared_ptr<RequestStream>> streams;
+  {
+    MutexLock lock(mutex_);
+    for (const auto& [id, stream] : live_) streams.push_back(stream);
+  }
+  for (const auto& stream : streams) stream->End(status);
+}
+
+}  // namespace quire

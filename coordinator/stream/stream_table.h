@@ -1,0 +1,68 @@
+#ifndef QUIRE_COORDINATOR_STREAM_STREAM_TABLE_H_
+#define QUIRE_COORDINATOR_STREAM_STREAM_TABLE_H_
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "common/mutex.h"
+#include "coordinator/stream/request_stream.h"
+
+namespace quire {
+
+// The requests of a coordinator by request_id: those that live, and those that ended well lately, which
+// answer a retry. Thread safe.
+class StreamTable {
+ public:
+  static constexpr int64_t kKeepMicros = 60'000'000;
+  static constexpr size_t kKeepBytes = 64 << 20;
+
+  explicit StreamTable(size_t max_live) : max_live_(max_live) {}
+
+  struct Found {
+    std::shared_ptr<RequestStream> stream;
+    bool is_new = false;
+  };
+  // The stream of that id, made by `make` if there is none. ALREADY_EXISTS: it has another body.
+  // RESOURCE_EXHAUSTED: too many live. UNAVAILABLE: the table is draining.
+  absl::StatusOr<Found> FindOrMake(const std::string& request_id, const std::string& fingerprint,
+                                   const std::function<std::shared_ptr<RequestStream>()>& make);
+  // Null if it does not live.
+  std::shared_ptr<RequestStream> FindLive(const std::string& request_id) const;
+
+  // To be called once when a stream has ended.
+  void OnEnd(RequestStream& stream, const absl::Status& status);
+
+  size_t num_live() const;
+  // From now on new requests are refused.
+  void StartDraining();
+  // Waits until no request lives, or until `deadline` (steady, microseconds). True: none does.
+  bool WaitUntilIdle(int64_t deadline);
+  // Ends what lives.
+  void EndAll(const absl::Status& status);
+
+ private:
+  struct Kept {
+    std::shared_ptr<RequestStream> stream;
+    int64_t until = 0;
+    size_t num_bytes = 0;
+  };
+  void DropExpired(int64_t now) QUIRE_REQUIRES(mutex_);
+
+  const size_t max_live_;
+  mutable Mutex mutex_;
+  CondVar idle_;
+  absl::flat_hash_map<std::string, std::shared_ptr<RequestStream>> live_ QUIRE_GUARDED_BY(mutex_);
+  std::list<Kept> kept_ QUIRE_GUARDED_BY(mutex_);  // oldest first
+  absl::flat_hash_map<std::string, std::list<Kept>::iterator> kept_by_id_ QUIRE_GUARDED_BY(mutex_);
+  size_t kept_bytes_ QUIRE_GUARDED_BY(mutex_) = 0;
+  bool draining_ QUIRE_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_COORDINATOR_STREAM_STREAM_TABLE_H_

@@ -1,0 +1,39 @@
+#ifndef QUIRE_COORDINATOR_STREAM_WORK_POOL_H_
+#define QUIRE_COORDINATOR_STREAM_WORK_POOL_H_
+
+#include <cstddef>
+#include <deque>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "common/mutex.h"
+
+namespace quire {
+
+// Threads for work that would hold up gRPC's own: tokenizing prompts, loading tokenizers. Thread safe.
+class WorkPool {
+ public:
+  WorkPool(size_t num_threads, size_t max_queued);
+  // Finishes what runs; what is queued never runs.
+  ~WorkPool();
+  WorkPool(const WorkPool&) = delete;
+  WorkPool& operator=(const WorkPool&) = delete;
+
+  // False: the queue is full. Work begins in the order of the calls.
+  [[nodiscard]] bool Post(std::function<void()> work);
+
+ private:
+  void Run();
+
+  const size_t max_queued_;
+  Mutex mutex_;
+  CondVar wake_;
+  std::deque<std::function<void()>> queue_ QUIRE_GUARDED_BY(mutex_);
+  bool stopping_ QUIRE_GUARDED_BY(mutex_) = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_COORDINATOR_STREAM_WORK_POOL_H_

@@ -1,0 +1,110 @@
+#include "coordinator/worker_client/grpc_worker_connector.h"
+
+#include <utility>
+
+#include <grpcpp/grpcpp.h>
+#include <quire/worker/v1/worker.grpc.pb.h>
+#include "absl/strings/str_cat.h"
+#include "common/grpc_stream.h"
+
+namespace quire {
+namespace {
+
+using worker::v1::FileChunk;
+using worker::v1::SessionEvent;
+using worker::v1::SessionRequest;
+
+// Submits and cancels that may wait for a worker that does not read.
+constexpr size_t kMaxOutbox = 65'536;
+constexpr int kMaxMessageBytes = 16 << 20;
+constexpr size_t kMaxFileBytes = 512 << 20;  // of all files together
+
+// Collects the chunks of one GetModelFiles call. Deletes itself.
+class FileReader final : public grpc::ClientReadReactor<FileChunk> {
+ public:
+  using Done = std::function<void(absl::StatusOr<ModelFiles>)>;
+
+  static void Start(worker::v1::Worker::Stub* stub, const std::string& model, Done done) {
+    auto* reader = new FileReader(std::move(done));
+    reader->request_.set_model(model);
+    stub->async()->GetModelFiles(&reader->context_, &reader->request_, reader);
+    reader->StartRead(&reader->chunk_);
+    reader->StartCall();
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    num_bytes_ += chunk_.data().size();
+    if (num_bytes_ > kMaxFileBytes) {
+      problem_ = absl::ResourceExhaustedError(
+          absl::StrCat("the model's files are larger than ", kMaxFileBytes >> 20, " MiB"));
+      context_.TryCancel();
+      return;
+    }
+    std::string& file = files_[chunk_.name()];
+    file += chunk_.data();
+    if (!chunk_.sha256().empty()) digests_[chunk_.name()] = chunk_.sha256();
+    StartRead(&chunk_);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    if (problem_.ok() && !status.ok()) problem_ = FromGrpc(status);
+    for (const auto& [name, content] : files_) {
+      if (problem_.ok() && Sha256Digest(content) != digests_[name]) {
+        problem_ = absl::DataLossError(absl::StrCat(name, " arrived damaged: its digest differs"));
+      }
+    }
+    problem_.ok() ? done_(std::move(files_)) : done_(problem_);
+    delete this;
+  }
+
+ private:
+  explicit FileReader(Done done) : done_(std::move(done)) {}
+
+  const Done done_;
+  grpc::ClientContext context_;
+  worker::v1::GetModelFilesRequest request_;
+  FileChunk chunk_;
+  ModelFiles files_;
+  std::map<std::string, std::string> digests_;
+  size_t num_bytes_ = 0;
+  absl::Status problem_;
+};
+
+class GrpcWorkerConnector final : public WorkerConnector {
+ public:
+  explicit GrpcWorkerConnector(const std::string& address) {
+    grpc::ChannelArguments arguments;
+    // gRPC backs off for up to minutes of its own accord.
+    arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+    arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 400);
+    arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+    // Each worker has a connection of its own, so that none waits behind another's data.
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    stub_ = worker::v1::Worker::NewStub(
+        grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+  }
+
+  std::shared_ptr<Sink> OpenSession(std::shared_ptr<Handler> handler) override {
+    return GrpcClientStream<SessionRequest, SessionEvent>::Start(
+        kMaxOutbox, std::move(handler),
+        [this](grpc::ClientContext* context, auto* reactor) { stub_->async()->Session(context, reactor); });
+  }
+
+  void FetchFiles(const std::string& model,
+                  std::function<void(absl::StatusOr<ModelFiles>)> done) override {
+    FileReader::Start(stub_.get(), model, std::move(done));
+  }
+
+ private:
+  std::unique_ptr<worker::v1::Worker::Stub> stub_;
+};
+
+}  // namespace
+
+std::unique_ptr<WorkerConnector> MakeGrpcWorkerConnector(const std::string& address) {
+  return std::make_unique<GrpcWorkerConnector>(address);
+}
+
+}  // namespace quire

@@ -1,0 +1,399 @@
+#include "coordinator/worker_client/worker_link.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/clock.h"
+#include "common/logging.h"
+#include "common/rpc_status.h"
+
+namespace quire {
+
+using worker::v1::SessionEvent;
+using worker::v1::SessionRequest;
+using worker::v1::StepOutput;
+
+class WorkerLink::SessionHandler final : public WorkerConnector::Handler {
+ public:
+  SessionHandler(std::weak_ptr<WorkerLink> link, uint64_t session)
+      : link_(std::move(link)), session_(session) {}
+  void OnMessage(SessionEvent event) override {
+    if (const auto link = link_.lock()) link->OnEvent(session_, std::move(event));
+  }
+  void OnClosed(const absl::Status& status) override {
+    if (const auto link = link_.lock()) link->OnClosed(session_, status);
+  }
+
+ private:
+  const std::weak_ptr<WorkerLink> link_;
+  const uint64_t session_;
+};
+
+std::shared_ptr<WorkerLink> WorkerLink::Create(WorkerNumber number, std::string address,
+                                               std::unique_ptr<WorkerConnector> connector,
+                                               const Context& context) {
+  return std::shared_ptr<WorkerLink>(
+      new WorkerLink(number, std::move(address), std::move(connector), context));
+}
+
+WorkerLink::WorkerLink(WorkerNumber number, std::string address,
+                       std::unique_ptr<WorkerConnector> connector, const Context& context)
+    : number_(number),
+      address_(std::move(address)),
+      connector_(std::move(connector)),
+      context_(context) {}
+
+void WorkerLink::RetryLater(std::function<void(WorkerLink&)> what) {
+  context_.timers->ScheduleAfter(kRetryMicros, [link = weak_from_this(), what = std::move(what)] {
+    if (const auto locked = link.lock()) what(*locked);
+  });
+}
+
+// --- The session's life -------------------------------------------------------------------------------
+
+void WorkerLink::Connect() {
+  uint64_t session;
+  {
+    MutexLock lock(mutex_);
+    if (shut_down_ || sink_ != nullptr) return;
+    session = ++session_;
+    opened_ = false;
+    heard_at_ = SteadyMicros();
+  }
+  std::shared_ptr<WorkerConnector::Sink> sink =
+      connector_->OpenSession(std::make_shared<SessionHandler>(weak_from_this(), session));
+  SessionRequest open;
+  open.mutable_open()->set_coordinator_id(context_.coordinator_id);
+  open.mutable_open()->set_protocol(1);
+  sink->Write(std::move(open));
+  {
+    MutexLock lock(mutex_);
+    if (!shut_down_ && session == session_ && closed_session_ < session) {
+      sink_ = sink;
+      return;
+    }
+  }
+  sink->Close(absl::CancelledError("the session is not needed any more"));
+}
+
+void WorkerLink::OnOpened(uint64_t session, const worker::v1::Opened& opened) {
+  if (absl::Status status = context_.admit(*this, opened); !status.ok()) {
+    LogWarning(absl::StrCat("worker at ", address_, " is not taken: ", status.message()));
+    std::shared_ptr<WorkerConnector::Sink> sink;
+    {
+      MutexLock lock(mutex_);
+      why_ = std::string(status.message());
+      sink = sink_;
+    }
+    if (sink != nullptr) sink->Close(status);
+    return;
+  }
+  bool fetch = false;
+  std::vector<uint64_t> lost_keys;
+  std::shared_ptr<WorkerConnector::Sink> sink;
+  {
+    MutexLock lock(mutex_);
+    if (session != session_ || closed_session_ >= session) return;
+    opened_ = true;
+    const bool same_process = incarnation_ == opened.incarnation();
+    incarnation_ = opened.incarnation();
+    info_ = opened.worker();
+    lost_keys.swap(lost_keys_);
+    if (!same_process) {
+      lost_keys.clear();
+      model_.reset();
+    }
+    fetch = model_ == nullptr;
+    why_ = fetch ? "loading the model's files" : "";
+    sink = sink_;
+  }
+  for (const uint64_t key : lost_keys) {
+    SessionRequest cancel;
+    cancel.mutable_cancel()->set_key(key);
+    if (sink != nullptr) sink->Write(std::move(cancel));
+  }
+  if (fetch) FetchModel(session);
+}
+
+void WorkerLink::FetchModel(uint64_t session) {
+  std::string model;
+  {
+    MutexLock lock(mutex_);
+    if (session != session_ || !opened_) return;
+    model = info_.model();
+  }
+  connector_->FetchFiles(model, [link = weak_from_this(), session](absl::StatusOr<ModelFiles> files) {
+    if (const auto locked = link.lock()) locked->OnFiles(session, std::move(files));
+  });
+}
+
+void WorkerLink::OnFiles(uint64_t session, absl::StatusOr<ModelFiles> files) {
+  if (!files.ok()) return OnModel(session, files.status());
+  std::string name;
+  {
+    MutexLock lock(mutex_);
+    name = info_.model();
+  }
+  const bool posted = context_.work_pool->Post(
+      [link = weak_from_this(), catalog = context_.catalog, session, name, files = *std::move(files)] {
+        auto model = catalog->Acquire(name, files);
+        if (const auto locked = link.lock()) locked->OnModel(session, model);
+      });
+  if (!posted) OnModel(session, absl::ResourceExhaustedError("too many requests are being tokenized"));
+}
+
+void WorkerLink::OnModel(uint64_t session,
+                         const absl::StatusOr<std::shared_ptr<const ServedModel>>& model) {
+  {
+    MutexLock lock(mutex_);
+    if (session != session_ || !opened_) return;
+    if (model.ok()) {
+      model_ = *model;
+      why_.clear();
+      was_ready_ = true;
+    } else {
+      why_ = std::string(model.status().message());
+    }
+  }
+  if (model.ok()) {
+    const WorkerView view = View();
+    LogInfo(absl::StrCat("worker ", view.info.name(), " at ", address_, " is ready: ", view.info.model(),
+                         ", ", v1::Engine_Name(view.info.engine()), ", ", view.info.dtype()));
+    return;
+  }
+  LogWarning(absl::StrCat("worker at ", address_, " cannot serve: ", model.status().message()));
+  RetryLater([session](WorkerLink& link) { link.FetchModel(session); });
+}
+
+void WorkerLink::EndSession(const absl::Status& status) {
+  absl::flat_hash_map<uint64_t, Request> requests;
+  std::shared_ptr<WorkerConnector::Sink> sink;
+  {
+    MutexLock lock(mutex_);
+    closed_session_ = session_;
+    sink = std::move(sink_);
+    sink_.reset();
+    opened_ = false;
+    requests.swap(requests_);
+    num_sequences_ = 0;
+    load_.Clear();
+    for (const auto& [key, request] : requests) lost_keys_.push_back(key);
+  }
+  if (sink != nullptr) sink->Close(status);
+  for (auto& [key, request] : requests) request.receiver->OnWorkerLost(request.attempt, status);
+}
+
+void WorkerLink::OnClosed(uint64_t session, const absl::Status& status) {
+  {
+    MutexLock lock(mutex_);
+    if (session != session_ || closed_session_ >= session) return;
+    if (opened_) {
+      LogWarning(absl::StrCat("worker ", info_.name(), " at ", address_, " is lost: ", status.message()));
+    }
+    if (opened_ || why_.empty() || why_ == "connecting") why_ = std::string(status.message());
+  }
+  EndSession(absl::UnavailableError(absl::StrCat("the worker is lost: ", status.message())));
+  RetryLater([](WorkerLink& link) { link.Connect(); });
+}
+
+void WorkerLink::Shutdown(const absl::Status& status) {
+  {
+    MutexLock lock(mutex_);
+    shut_down_ = true;
+    why_ = std::string(status.message());
+  }
+  EndSession(status);
+}
+
+void WorkerLink::Restart(const std::string& why) {
+  EndSession(absl::UnavailableError(why));
+  Connect();
+}
+
+void WorkerLink::Tick() {
+  std::shared_ptr<WorkerConnector::Sink> sink;
+  SessionRequest ping;
+  {
+    MutexLock lock(mutex_);
+    if (!opened_) return;
+    sink = sink_;
+    ping.mutable_ping()->set_nonce(++pings_);
+  }
+  if (sink != nullptr) sink->Write(std::move(ping));
+}
+
+WorkerView WorkerLink::View() const {
+  MutexLock lock(mutex_);
+  WorkerView view;
+  view.number = number_;
+  view.address = address_;
+  view.incarnation = incarnation_;
+  view.info = info_;
+  view.load = load_;
+  view.model = model_;
+  view.why = why_;
+  const int64_t silent = SteadyMicros() - heard_at_;
+  if (!opened_) {
+    view.state = was_ready_ ? v1::WorkerLoad::DEAD : v1::WorkerLoad::STARTING;
+  } else if (model_ == nullptr) {
+    view.state = v1::WorkerLoad::STARTING;
+  } else if (load_.draining()) {
+    view.state = v1::WorkerLoad::DRAINING;
+    view.why = "draining";
+  } else if (silent > kSilenceMicros) {
+    view.state = v1::WorkerLoad::SUSPECT;
+    view.why = absl::StrCat("silent for ", silent / 1000, " ms");
+  } else {
+    view.state = v1::WorkerLoad::READY;
+    view.why.clear();
+  }
+  WorkerSnapshot& snapshot = view.snapshot;
+  snapshot.worker = number_;
+  snapshot.running = load_.running();
+  snapshot.waiting = load_.waiting();
+  snapshot.blocks_free = load_.blocks_free();
+  snapshot.blocks_cached = load_.blocks_cached();
+  snapshot.blocks_total = info_.kv().num_blocks();
+  const uint32_t reported = load_.running() + load_.waiting();
+  snapshot.unreported = num_sequences_ > reported ? num_sequences_ - reported : 0;
+  snapshot.max_num_seqs = info_.limits().max_num_seqs();
+  snapshot.max_queue = info_.limits().max_queue();
+  snapshot.block_size = info_.kv().block_size();
+  return view;
+}
+
+// --- Requests -----------------------------------------------------------------------------------------
+
+bool WorkerLink::Submit(worker::v1::Submit submit, std::shared_ptr<TokenReceiver> receiver) {
+  std::shared_ptr<WorkerConnector::Sink> sink;
+  SessionRequest message;
+  {
+    MutexLock lock(mutex_);
+    if (!opened_ || sink_ == nullptr) return false;
+    sink = sink_;
+    Request& request = requests_[submit.key()];
+    request.receiver = std::move(receiver);
+    request.attempt = submit.attempt();
+    request.num_running = submit.parameters().n();
+    for (const bool finished : submit.choice_finished()) request.num_running -= finished ? 1 : 0;
+    num_sequences_ += request.num_running;
+  }
+  *message.mutable_submit() = std::move(submit);
+  // A failure ends the session, and with it the request, by OnClosed.
+  sink->Write(std::move(message));
+  return true;
+}
+
+void WorkerLink::Cancel(worker::v1::Cancel cancel) {
+  std::shared_ptr<WorkerConnector::Sink> sink;
+  {
+    MutexLock lock(mutex_);
+    if (sink_ == nullptr || !requests_.contains(cancel.key())) return;
+    sink = sink_;
+  }
+  SessionRequest message;
+  *message.mutable_cancel() = std::move(cancel);
+  sink->Write(std::move(message));
+}
+
+std::shared_ptr<TokenReceiver> WorkerLink::Receiver(uint64_t key, uint32_t attempt) {
+  const auto found = requests_.find(key);
+  if (found == requests_.end() || found->second.attempt != attempt) return nullptr;
+  return found->second.receiver;
+}
+
+void WorkerLink::OnEvent(uint64_t session, SessionEvent event) {
+  {
+    MutexLock lock(mutex_);
+    if (session != session_ || closed_session_ >= session) return;
+    heard_at_ = SteadyMicros();
+    if (event.has_load()) load_ = event.load();
+    if (!opened_ && !event.has_opened()) return;
+  }
+  switch (event.event_case()) {
+    case SessionEvent::kOpened: return OnOpened(session, event.opened());
+    case SessionEvent::kStepOutput: return OnStepOutput(event.step_output());
+    case SessionEvent::kRejected: return OnRejected(event.rejected());
+    case SessionEvent::kLoad:
+    case SessionEvent::kPong:
+    case SessionEvent::EVENT_NOT_SET: return;  // the last: of a newer version
+  }
+}
+
+void WorkerLink::OnStepOutput(const StepOutput& output) {
+  const int num_entries = output.key_size();
+  if (output.attempt_size() != num_entries || output.first_index_size() != num_entries ||
+      (output.choice_size() != 0 && output.choice_size() != num_entries) ||
+      (output.num_tokens_size() != 0 && output.num_tokens_size() != num_entries)) {
+    LogError(absl::StrCat("worker at ", address_, " sent arrays that do not match: ignored"));
+    return;
+  }
+  std::vector<std::shared_ptr<TokenReceiver>> entries(num_entries);
+  std::vector<std::shared_ptr<TokenReceiver>> logprobs;
+  std::vector<std::shared_ptr<TokenReceiver>> notices;
+  std::vector<std::shared_ptr<TokenReceiver>> finishes;
+  {
+    MutexLock lock(mutex_);
+    for (int i = 0; i < num_entries; ++i) entries[i] = Receiver(output.key(i), output.attempt(i));
+    const auto any_attempt = [this](uint64_t key) QUIRE_REQUIRES(mutex_) {
+      const auto found = requests_.find(key);
+      return found == requests_.end() ? nullptr : found->second.receiver;
+    };
+    for (const auto& entry : output.logprobs()) logprobs.push_back(any_attempt(entry.key()));
+    for (const auto& entry : output.notices()) notices.push_back(any_attempt(entry.key()));
+    for (const auto& finish : output.finishes()) {
+      finishes.push_back(Receiver(finish.key(), finish.attempt()));
+      const auto found = requests_.find(finish.key());
+      if (finishes.back() == nullptr) continue;
+      --num_sequences_;
+      if (--found->second.num_running == 0) requests_.erase(found);
+    }
+  }
+  int first_token = 0;
+  for (int i = 0; i < num_entries; ++i) {
+    const uint32_t choice = output.choice_size() == 0 ? 0 : output.choice(i);
+    const uint32_t num_tokens = output.num_tokens_size() == 0 ? 1 : output.num_tokens(i);
+    if (num_tokens > static_cast<uint32_t>(output.token_ids_size() - first_token)) {
+      LogError(absl::StrCat("worker at ", address_, " sent fewer token ids than it announced"));
+      break;
+    }
+    if (entries[i] != nullptr) {
+      entries[i]->OnTokens(output.attempt(i), choice, output.first_index(i),
+                           absl::MakeSpan(output.token_ids().data() + first_token, num_tokens));
+    }
+    first_token += static_cast<int>(num_tokens);
+  }
+  for (int i = 0; i < output.logprobs_size(); ++i) {
+    if (logprobs[i] != nullptr) logprobs[i]->OnLogprobs(output.logprobs(i));
+  }
+  for (int i = 0; i < output.notices_size(); ++i) {
+    if (notices[i] != nullptr) notices[i]->OnNotice(output.notices(i).notice());
+  }
+  for (int i = 0; i < output.finishes_size(); ++i) {
+    if (finishes[i] != nullptr) finishes[i]->OnFinish(output.finishes(i));
+  }
+  for (const auto* group : {&entries, &logprobs, &notices, &finishes}) {
+    for (const auto& receiver : *group) {
+      if (receiver != nullptr) receiver->OnMessageEnd();
+    }
+  }
+}
+
+void WorkerLink::OnRejected(const worker::v1::Rejected& rejected) {
+  std::shared_ptr<TokenReceiver> receiver;
+  {
+    MutexLock lock(mutex_);
+    receiver = Receiver(rejected.key(), rejected.attempt());
+    if (receiver == nullptr) return;
+    const auto found = requests_.find(rejected.key());
+    num_sequences_ -= found->second.num_running;
+    requests_.erase(found);
+  }
+  absl::Status status(static_cast<absl::StatusCode>(rejected.status_code()),
+                      rejected.status_message());
+  if (rejected.retry_after_ms() > 0) status = WithRetryDelay(status, rejected.retry_after_ms());
+  receiver->OnRejected(rejected.attempt(), status);
+}
+
+}  // namespace quire

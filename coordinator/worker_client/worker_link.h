@@ -1,0 +1,128 @@
+#ifndef QUIRE_COORDINATOR_WORKER_CLIENT_WORKER_LINK_H_
+#define QUIRE_COORDINATOR_WORKER_CLIENT_WORKER_LINK_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <quire/worker/v1/worker.pb.h>
+#include "absl/container/flat_hash_map.h"
+#include "common/mutex.h"
+#include "coordinator/model/model_catalog.h"
+#include "coordinator/stream/timer_queue.h"
+#include "coordinator/stream/work_pool.h"
+#include "coordinator/worker_client/token_receiver.h"
+#include "coordinator/worker_client/worker_connector.h"
+#include "scheduler/placement/worker_snapshot.h"
+
+namespace quire {
+
+// What there is to know of a worker at a moment.
+struct WorkerView {
+  WorkerNumber number = 0;
+  std::string address;
+  std::string incarnation;
+  worker::v1::WorkerInfo info;  // empty until the first session
+  worker::v1::Load load;
+  v1::WorkerLoad::State state = v1::WorkerLoad::STARTING;
+  std::string why;  // it is not READY
+  std::shared_ptr<const ServedModel> model;  // not null when READY
+  WorkerSnapshot snapshot;
+};
+
+// The coordinator's end of one worker: keeps a session to it for ever, fetches its model's files, and
+// carries the requests placed there. A session that is lost ends its requests (OnWorkerLost) and is
+// opened again at most kRetryMicros later. Thread safe.
+class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
+ public:
+  static constexpr int64_t kRetryMicros = 250'000;
+  // A session this long without a word makes the worker SUSPECT.
+  static constexpr int64_t kSilenceMicros = 1'500'000;
+
+  struct Context {
+    std::string coordinator_id;
+    TimerQueue* timers;
+    WorkPool* work_pool;
+    ModelCatalog* catalog;
+    // Asked when a session has opened, without locks held: may this worker serve under its name?
+    std::function<absl::Status(const WorkerLink&, const worker::v1::Opened&)> admit;
+  };
+
+  static std::shared_ptr<WorkerLink> Create(WorkerNumber number, std::string address,
+                                            std::unique_ptr<WorkerConnector> connector,
+                                            const Context& context);
+  WorkerLink(const WorkerLink&) = delete;
+  WorkerLink& operator=(const WorkerLink&) = delete;
+
+  void Start() { Connect(); }
+  // Ends the session for good; its requests are told `status`.
+  void Shutdown(const absl::Status& status);
+  // The process behind the address is another one now: opens a new session at once.
+  void Restart(const std::string& why);
+  // To be called some times a second: pings the worker.
+  void Tick();
+
+  WorkerNumber number() const { return number_; }
+  const std::string& address() const { return address_; }
+  WorkerView View() const;
+
+  // Sends a request. Its key must be new here; `receiver` hears all that follows until every choice of
+  // it has ended. False: there is no session now.
+  bool Submit(worker::v1::Submit submit, std::shared_ptr<TokenReceiver> receiver);
+  // Cancels a submitted request or one choice of it. Its finish still comes.
+  void Cancel(worker::v1::Cancel cancel);
+
+ private:
+  class SessionHandler;
+  struct Request {
+    std::shared_ptr<TokenReceiver> receiver;
+    uint32_t attempt = 0;
+    uint32_t num_running = 0;  // choices that have not ended
+  };
+
+  WorkerLink(WorkerNumber number, std::string address, std::unique_ptr<WorkerConnector> connector,
+             const Context& context);
+  void Connect();
+  void OnOpened(uint64_t session, const worker::v1::Opened& opened);
+  void FetchModel(uint64_t session);
+  void OnFiles(uint64_t session, absl::StatusOr<ModelFiles> files);
+  void OnModel(uint64_t session, const absl::StatusOr<std::shared_ptr<const ServedModel>>& model);
+  void OnEvent(uint64_t session, worker::v1::SessionEvent event);
+  void OnStepOutput(const worker::v1::StepOutput& output);
+  void OnRejected(const worker::v1::Rejected& rejected);
+  void OnClosed(uint64_t session, const absl::Status& status);
+  void EndSession(const absl::Status& status);
+  void RetryLater(std::function<void(WorkerLink&)> what);
+  std::shared_ptr<TokenReceiver> Receiver(uint64_t key, uint32_t attempt) QUIRE_REQUIRES(mutex_);
+
+  const WorkerNumber number_;
+  const std::string address_;
+  const std::unique_ptr<WorkerConnector> connector_;
+  const Context context_;
+
+  mutable Mutex mutex_;
+  uint64_t session_ QUIRE_GUARDED_BY(mutex_) = 0;  // counts sessions; late words of old ones are ignored
+  uint64_t closed_session_ QUIRE_GUARDED_BY(mutex_) = 0;
+  std::shared_ptr<WorkerConnector::Sink> sink_ QUIRE_GUARDED_BY(mutex_);  // null without a session
+  bool opened_ QUIRE_GUARDED_BY(mutex_) = false;  // the session's Opened came and was admitted
+  bool was_ready_ QUIRE_GUARDED_BY(mutex_) = false;
+  bool shut_down_ QUIRE_GUARDED_BY(mutex_) = false;
+  std::string why_ QUIRE_GUARDED_BY(mutex_) = "connecting";
+  std::string incarnation_ QUIRE_GUARDED_BY(mutex_);
+  worker::v1::WorkerInfo info_ QUIRE_GUARDED_BY(mutex_);
+  worker::v1::Load load_ QUIRE_GUARDED_BY(mutex_);
+  int64_t heard_at_ QUIRE_GUARDED_BY(mutex_) = 0;
+  uint64_t pings_ QUIRE_GUARDED_BY(mutex_) = 0;
+  std::shared_ptr<const ServedModel> model_ QUIRE_GUARDED_BY(mutex_);
+  absl::flat_hash_map<uint64_t, Request> requests_ QUIRE_GUARDED_BY(mutex_);
+  uint32_t num_sequences_ QUIRE_GUARDED_BY(mutex_) = 0;  // sum of num_running
+  // Keys that were alive when a session was lost: cancelled when the same process is back.
+  std::vector<uint64_t> lost_keys_ QUIRE_GUARDED_BY(mutex_);
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_COORDINATOR_WORKER_CLIENT_WORKER_LINK_H_
