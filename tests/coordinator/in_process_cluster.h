@@ -1,0 +1,362 @@
+#ifndef QUIRE_TESTS_COORDINATOR_IN_PROCESS_CLUSTER_H_
+#define QUIRE_TESTS_COORDINATOR_IN_PROCESS_CLUSTER_H_
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/mutex.h"
+#include "coordinator/registry/placer.h"
+#include "coordinator/registry/worker_registry.h"
+#include "coordinator/stream/request_stream.h"
+#include "coordinator/stream/stream_table.h"
+#include "scheduler/batch/batch_scheduler.h"
+#include "tests/fakes/in_process_stream.h"
+#include "worker/device/fake/fake_executor.h"
+#include "worker/engine/engine_loop.h"
+#include "worker/engine/request_engine.h"
+#include "worker/rpc/session_table.h"
+
+namespace quire {
+
+// A whole worker without model and network: the real scheduler, engine loop and sessions over a fake
+// device.
+class InProcessWorker {
+ public:
+  struct Options {
+    std::string name = "w";
+    std::string incarnation = "1";
+    uint32_t vocabulary = 8192;
+    uint32_t context = 512;
+    uint32_t num_blocks = 256;
+    uint32_t max_num_seqs = 16;
+    uint32_t max_queue = 64;
+    int64_t step_micros = 0;
+  };
+  explicit InProcessWorker(const Options& options) {
+    ExecutorLimits limits;
+    limits.num_slots = options.max_num_seqs;
+    limits.max_num_batched_tokens = 128;
+    limits.context_length = options.context;
+    limits.vocabulary_size = options.vocabulary;
+    limits.block_size = 4;
+    limits.num_blocks = options.num_blocks;
+    limits.kv_bytes_per_token = 1;
+    BatchScheduler::Options scheduler;
+    scheduler.kv.num_blocks = limits.num_blocks;
+    scheduler.kv.block_size = limits.block_size;
+    scheduler.max_num_seqs = limits.num_slots;
+    scheduler.max_num_batched_tokens = limits.max_num_batched_tokens;
+    scheduler.max_queue = options.max_queue;
+    scheduler.kv_bytes_per_token = 1;
+    FakeExecutor::Options device;
+    device.limits = limits;
+    device.step_time = std::chrono::microseconds(options.step_micros);
+
+    SessionTable::Options table;
+    table.info.set_name(options.name);
+    table.info.set_model("m");
+    table.info.set_engine(v1::PAGED);
+    table.info.set_numerics_id("fake");
+    table.info.set_context_length(limits.context_length);
+    table.info.set_vocabulary_size(limits.vocabulary_size);
+    table.info.mutable_kv()->set_block_size(limits.block_size);
+    table.info.mutable_kv()->set_num_blocks(limits.num_blocks);
+    table.info.mutable_limits()->set_max_num_seqs(options.max_num_seqs);
+    table.info.mutable_limits()->set_max_queue(options.max_queue);
+    table.incarnation = options.incarnation;
+    table.clock = SteadyMicros;
+    table.on_fatal = [](const absl::Status&) {};
+    table_ = std::make_unique<SessionTable>(std::move(table));
+    loop_ = std::make_unique<EngineLoop>(
+        std::make_unique<RequestEngine>(
+            RequestEngine::Options{limits.context_length, limits.vocabulary_size},
+            std::make_unique<BatchScheduler>(scheduler)),
+        std::make_unique<FakeExecutor>(device), table_.get(), 1024);
+    table_->SetInbox(loop_.get());
+    loop_->Start();
+  }
+
+  SessionTable& table() { return *table_; }
+
+ private:
+  std::unique_ptr<SessionTable> table_;
+  std::unique_ptr<EngineLoop> loop_;  // stops before the table goes
+};
+
+// The network of a test: workers by address, which can be started, cut off and replaced.
+class InProcessNetwork {
+ public:
+  using Stream = InProcessStream<worker::v1::SessionRequest, worker::v1::SessionEvent>;
+
+  explicit InProcessNetwork(ModelFiles files) : files_(std::move(files)) {}
+  ~InProcessNetwork() {
+    std::vector<std::unique_ptr<Stream>> streams;
+    {
+      MutexLock lock(mutex_);
+      streams.swap(streams_);
+    }
+    streams.clear();
+  }
+
+  void Start(const std::string& address, const InProcessWorker::Options& options) {
+    auto worker = std::make_shared<InProcessWorker>(options);
+    MutexLock lock(mutex_);
+    workers_[address] = std::move(worker);
+  }
+  // The worker at `address` is gone: its connections are cut.
+  void Kill(const std::string& address) {
+    std::vector<std::unique_ptr<Stream>> cut;
+    std::shared_ptr<InProcessWorker> gone;
+    {
+      MutexLock lock(mutex_);
+      gone = std::move(workers_[address]);
+      workers_.erase(address);
+      for (auto& [stream_address, index] : stream_addresses_) {
+        if (stream_address == address && streams_[index] != nullptr) {
+          cut.push_back(std::move(streams_[index]));
+        }
+      }
+    }
+    cut.clear();
+  }
+  std::shared_ptr<InProcessWorker> Worker(const std::string& address) {
+    MutexLock lock(mutex_);
+    const auto found = workers_.find(address);
+    return found == workers_.end() ? nullptr : found->second;
+  }
+
+  std::unique_ptr<WorkerConnector> Connect(const std::string& address) {
+    return std::make_unique<Connector>(this, address);
+  }
+
+ private:
+  // What OpenSession gives where nobody listens.
+  class NoSink final : public WorkerConnector::Sink {
+   public:
+    bool Write(worker::v1::SessionRequest) override { return false; }
+    void Close(absl::Status) override {}
+  };
+  class Connector final : public WorkerConnector {
+   public:
+    Connector(InProcessNetwork* network, std::string address)
+        : network_(network), address_(std::move(address)) {}
+    std::shared_ptr<Sink> OpenSession(std::shared_ptr<Handler> handler) override {
+      return network_->Open(address_, std::move(handler));
+    }
+    void FetchFiles(const std::string&, std::function<void(absl::StatusOr<ModelFiles>)> done) override {
+      done(network_->files_);
+    }
+
+   private:
+    InProcessNetwork* const network_;
+    const std::string address_;
+  };
+
+  std::shared_ptr<WorkerConnector::Sink> Open(const std::string& address,
+                                              std::shared_ptr<WorkerConnector::Handler> handler) {
+    const std::shared_ptr<InProcessWorker> worker = Worker(address);
+    if (worker == nullptr) {
+      handler->OnClosed(absl::UnavailableError("connection refused"));
+      return std::make_shared<NoSink>();
+    }
+    auto stream = std::make_unique<Stream>(std::move(handler), [&](auto sink) {
+      return worker->table().Connect(std::move(sink));
+    });
+    auto sink = stream->client_sink();
+    MutexLock lock(mutex_);
+    stream_addresses_.emplace_back(address, streams_.size());
+    streams_.push_back(std::move(stream));
+    return sink;
+  }
+
+  const ModelFiles files_;
+  Mutex mutex_;
+  std::map<std::string, std::shared_ptr<InProcessWorker>> workers_ QUIRE_GUARDED_BY(mutex_);
+  std::vector<std::pair<std::string, size_t>> stream_addresses_ QUIRE_GUARDED_BY(mutex_);
+  std::vector<std::unique_ptr<Stream>> streams_ QUIRE_GUARDED_BY(mutex_);
+};
+
+// A coordinator without gRPC.
+class InProcessCoordinator {
+ public:
+  explicit InProcessCoordinator(InProcessNetwork* network, size_t max_live = 1000)
+      : pool_(1, 100),
+        catalog_(ServedModel::Options{}),
+        registry_({"c", &timers_, &pool_, &catalog_, nullptr},
+                  [network](const std::string& address) { return network->Connect(address); }),
+        placer_(&registry_),
+        streams_(max_live) {}
+
+  WorkerRegistry& registry() { return registry_; }
+  Placer& placer() { return placer_; }
+  StreamTable& streams() { return streams_; }
+
+  // Waits until `count` workers are READY.
+  void WaitUntilReady(size_t count) {
+    for (;;) {
+      size_t ready = 0;
+      for (const WorkerView& view : registry_.Views()) {
+        ready += view.state == v1::WorkerLoad::READY ? 1 : 0;
+      }
+      if (ready >= count) return;
+      WaitForTick();
+    }
+  }
+  // Waits for one turn of the timers' thread.
+  void WaitForTick() {
+    Mutex mutex;
+    CondVar done;
+    bool is_done = false;
+    timers_.ScheduleAfter(2'000, [&] {
+      MutexLock lock(mutex);
+      is_done = true;
+      done.NotifyAll();
+    });
+    MutexLock lock(mutex);
+    while (!is_done) done.Wait(mutex);
+  }
+
+  std::shared_ptr<RequestStream> MakeStream(const std::string& request_id) {
+    RequestStream::Context context;
+    context.placer = &placer_;
+    context.timers = &timers_;
+    context.on_end = [this](RequestStream& stream, const RequestRecord& record) {
+      streams_.OnEnd(stream, record.status);
+      MutexLock lock(mutex_);
+      records_.push_back(record);
+    };
+    const auto found = streams_.FindOrMake(request_id, "body", [&] {
+      return std::make_shared<RequestStream>(next_key_++, request_id, "body", context);
+    });
+    return found->stream;
+  }
+  std::vector<RequestRecord> records() {
+    MutexLock lock(mutex_);
+    return records_;
+  }
+  std::shared_ptr<const ServedModel> model() { return placer_.Resolve("m", v1::PAGED, "")->model; }
+
+ private:
+  Mutex mutex_;
+  std::vector<RequestRecord> records_ QUIRE_GUARDED_BY(mutex_);
+  uint64_t next_key_ = 1;
+  TimerQueue timers_;
+  WorkPool pool_;
+  ModelCatalog catalog_;
+  WorkerRegistry registry_;
+  Placer placer_;
+  StreamTable streams_;
+};
+
+// A client that takes every event as it comes, unless it is told not to read.
+class TestClient final : public ClientSink, public std::enable_shared_from_this<TestClient> {
+ public:
+  explicit TestClient(std::shared_ptr<RequestStream> stream,
+                      std::vector<std::vector<uint32_t>> resume = {})
+      : stream_(std::move(stream)) {
+    cursor_.resume = std::move(resume);
+  }
+
+  void Kick() override {
+    MutexLock lock(mutex_);
+    while (reads_ && !status_.has_value()) {
+      v1::GenerateEvent event;
+      absl::Status status;
+      const RequestStream::Taken taken = stream_->Take(&cursor_, &event, &status);
+      if (taken == RequestStream::Taken::kNothing) break;
+      if (taken == RequestStream::Taken::kEnd) {
+        status_ = status;
+      } else {
+        Record(event);
+      }
+    }
+    changed_.NotifyAll();
+  }
+  void Abort(const absl::Status& status) override {
+    MutexLock lock(mutex_);
+    if (!status_.has_value()) status_ = status;
+    changed_.NotifyAll();
+  }
+
+  void SetReads(bool reads) {
+    {
+      MutexLock lock(mutex_);
+      reads_ = reads;
+    }
+    Kick();
+  }
+  absl::Status WaitForEnd() {
+    MutexLock lock(mutex_);
+    while (!status_.has_value()) changed_.Wait(mutex_);
+    return *status_;
+  }
+  void WaitForTokens(size_t count) {
+    MutexLock lock(mutex_);
+    while (tokens_[0].size() < count && !status_.has_value()) changed_.Wait(mutex_);
+  }
+  std::vector<uint32_t> tokens(uint32_t choice = 0) {
+    MutexLock lock(mutex_);
+    return tokens_[choice];
+  }
+  std::string text(uint32_t choice = 0) {
+    MutexLock lock(mutex_);
+    return text_[choice];
+  }
+  std::map<uint32_t, v1::Finished> finished() {
+    MutexLock lock(mutex_);
+    return finished_;
+  }
+  v1::Accepted accepted() {
+    MutexLock lock(mutex_);
+    return accepted_;
+  }
+  size_t num_deltas() {
+    MutexLock lock(mutex_);
+    return num_deltas_;
+  }
+  uint32_t first_index() {
+    MutexLock lock(mutex_);
+    return first_index_;
+  }
+
+ private:
+  void Record(const v1::GenerateEvent& event) QUIRE_REQUIRES(mutex_) {
+    if (event.has_accepted()) accepted_ = event.accepted();
+    if (event.has_delta()) {
+      const v1::Delta& delta = event.delta();
+      std::vector<uint32_t>& tokens = tokens_[delta.choice()];
+      if (tokens.empty()) first_index_ = delta.first_index();
+      EXPECT_EQ(delta.first_index(), first_index_ + tokens.size()) << "a gap or a repeat";
+      EXPECT_FALSE(finished_.contains(delta.choice())) << "tokens after the end";
+      tokens.insert(tokens.end(), delta.token_ids().begin(), delta.token_ids().end());
+      text_[delta.choice()] += delta.text();
+      ++num_deltas_;
+    }
+    if (event.has_finished()) {
+      EXPECT_FALSE(finished_.contains(event.finished().choice())) << "finished twice";
+      finished_[event.finished().choice()] = event.finished();
+      text_[event.finished().choice()] += event.finished().text();
+    }
+  }
+
+  const std::shared_ptr<RequestStream> stream_;
+  Mutex mutex_;
+  CondVar changed_;
+  RequestStream::Cursor cursor_ QUIRE_GUARDED_BY(mutex_);
+  bool reads_ QUIRE_GUARDED_BY(mutex_) = true;
+  v1::Accepted accepted_ QUIRE_GUARDED_BY(mutex_);
+  std::map<uint32_t, std::vector<uint32_t>> tokens_ QUIRE_GUARDED_BY(mutex_);
+  std::map<uint32_t, std::string> text_ QUIRE_GUARDED_BY(mutex_);
+  std::map<uint32_t, v1::Finished> finished_ QUIRE_GUARDED_BY(mutex_);
+  size_t num_deltas_ QUIRE_GUARDED_BY(mutex_) = 0;
+  uint32_t first_index_ QUIRE_GUARDED_BY(mutex_) = 0;
+  std::optional<absl::Status> status_ QUIRE_GUARDED_BY(mutex_);
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_TESTS_COORDINATOR_IN_PROCESS_CLUSTER_H_

@@ -1,0 +1,332 @@
+#include "coordinator/stream/request_stream.h"
+
+#include <fstream>
+#include <sstream>
+
+#include <gtest/gtest.h>
+#include "common/rpc_status.h"
+#include "tests/coordinator/in_process_cluster.h"
+
+namespace quire {
+namespace {
+
+ModelFiles TinyModelFiles() {
+  ModelFiles files;
+  for (const char* name :
+       {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}) {
+    std::ifstream stream(std::string(QUIRE_TINY_DIR) + "/" + name, std::ios::binary);
+    std::ostringstream content;
+    content << stream.rdbuf();
+    files[name] = std::move(content).str();
+  }
+  return files;
+}
+
+// One model's files for all tests: reading a tokenizer takes a while under a sanitizer.
+const ModelFiles& Files() {
+  static const ModelFiles files = TinyModelFiles();
+  return files;
+}
+
+class RequestStreamTest : public testing::Test {
+ protected:
+  RequestStreamTest() : network_(Files()), coordinator_(&network_) {}
+
+  void StartWorker(const std::string& address, InProcessWorker::Options options = {}) {
+    options.name = address;
+    network_.Start(address, options);
+    coordinator_.registry().AddStatic(address);
+    coordinator_.WaitUntilReady(++num_workers_);
+  }
+
+  PreparedRequest Prepared(uint32_t max_new_tokens, uint32_t n = 1) {
+    PreparedRequest request;
+    request.model = coordinator_.model();
+    request.prompt = {100, 200, 300};
+    request.parameters.set_max_new_tokens(max_new_tokens);
+    request.parameters.set_n(n);
+    request.parameters.set_top_p(1);
+    request.parameters.set_repetition_penalty(1);
+    return request;
+  }
+
+  struct Run {
+    std::shared_ptr<RequestStream> stream;
+    std::shared_ptr<TestClient> client;
+  };
+  Run Attach(const std::string& id, std::vector<std::vector<uint32_t>> resume = {},
+             std::optional<int64_t> deadline = std::nullopt) {
+    Run run;
+    run.stream = coordinator_.MakeStream(id);
+    run.client = std::make_shared<TestClient>(run.stream, std::move(resume));
+    run.stream->Attach(run.client, deadline, "timeout_ms");
+    return run;
+  }
+  Run Start(const std::string& id, PreparedRequest request) {
+    Run run = Attach(id, request.emitted);
+    run.stream->Begin(std::move(request));
+    return run;
+  }
+
+  // What the fake device makes of the prompt.
+  static std::vector<uint32_t> Expected(uint32_t count, size_t skip = 0) {
+    std::vector<uint32_t> tokens = {100, 200, 300};
+    for (uint32_t i = 0; i < count; ++i) tokens.push_back(FakeExecutor::NextToken(tokens, 8192));
+    return {tokens.begin() + 3 + skip, tokens.end()};
+  }
+
+  // Waits until the worker holds nothing.
+  void ExpectIdle(const std::string& address) {
+    const auto worker = network_.Worker(address);
+    EXPECT_TRUE(worker->table().WaitUntilIdle(SteadyMicros() + 20'000'000));
+    for (;;) {
+      worker->table().Tick();
+      const worker::v1::Load load = worker->table().load();
+      if (load.running() == 0 && load.blocks_free() + load.blocks_cached() == load.blocks_total()) break;
+      coordinator_.WaitForTick();
+    }
+  }
+
+  InProcessNetwork network_;
+  InProcessCoordinator coordinator_;
+  size_t num_workers_ = 0;
+};
+
+TEST_F(RequestStreamTest, StreamsTokensWithTheirText) {
+  StartWorker("a:1");
+  Run run = Start("r", Prepared(20));
+  EXPECT_TRUE(run.client->WaitForEnd().ok());
+  EXPECT_EQ(run.client->tokens(), Expected(20));
+  EXPECT_EQ(run.client->accepted().worker(), "a:1");
+  const auto& tokenizer = *coordinator_.model()->tokenizer();
+  std::vector<uint32_t> all = {100, 200, 300};
+  const std::string before = *tokenizer.Decode(all, true);
+  for (const uint32_t id : Expected(20)) all.push_back(id);
+  EXPECT_EQ(before + run.client->text(), *tokenizer.Decode(all, true));
+  const v1::Finished finished = run.client->finished().at(0);
+  EXPECT_EQ(finished.reason(), v1::Finished::LENGTH);
+  EXPECT_EQ(finished.usage().output_tokens(), 20u);
+  ASSERT_EQ(coordinator_.records().size(), 1u);
+  EXPECT_EQ(coordinator_.records()[0].output_tokens, 20u);
+  ExpectIdle("a:1");
+}
+
+TEST_F(RequestStreamTest, ASlowReaderGetsFewerLargerMessages) {
+  StartWorker("a:1");
+  Run run = Attach("r");
+  run.client->SetReads(false);
+  run.stream->Begin(Prepared(100));
+  EXPECT_TRUE(network_.Worker("a:1")->table().WaitUntilIdle(SteadyMicros() + 20'000'000));
+  while (coordinator_.records().empty()) coordinator_.WaitForTick();
+  run.client->SetReads(true);
+  EXPECT_TRUE(run.client->WaitForEnd().ok());
+  EXPECT_EQ(run.client->tokens(), Expected(100));
+  EXPECT_EQ(run.client->num_deltas(), 1u);
+}
+
+TEST_F(RequestStreamTest, ASecondClientTakesOverFromTheStart) {
+  StartWorker("a:1", {.step_micros = 2'000});
+  Run first = Start("r", Prepared(60));
+  first.client->WaitForTokens(5);
+  Run second = Attach("r");
+  second.client->Kick();
+  EXPECT_EQ(second.stream, first.stream);
+  EXPECT_TRUE(absl::IsAborted(first.client->WaitForEnd()));
+  EXPECT_TRUE(second.client->WaitForEnd().ok());
+  EXPECT_EQ(second.client->tokens(), Expected(60));
+}
+
+TEST_F(RequestStreamTest, ASecondClientGoesOnAfterWhatItHas) {
+  StartWorker("a:1", {.step_micros = 2'000});
+  Run first = Start("r", Prepared(60));
+  first.client->WaitForTokens(10);
+  std::vector<uint32_t> has = first.client->tokens();
+  Run second = Attach("r", {has});
+  second.client->Kick();
+  EXPECT_TRUE(second.client->WaitForEnd().ok());
+  EXPECT_EQ(second.client->first_index(), has.size());
+  EXPECT_EQ(second.client->tokens(), Expected(60, has.size()));
+}
+
+TEST_F(RequestStreamTest, RefusesToResumeWithOtherTokens) {
+  StartWorker("a:1", {.step_micros = 2'000});
+  Run first = Start("r", Prepared(60));
+  first.client->WaitForTokens(10);
+  Run second = Attach("r", {{1, 2, 3}});
+  second.client->Kick();
+  const absl::Status status = second.client->WaitForEnd();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_EQ(FieldOf(status), "resume.choices[0].emitted_token_ids");
+}
+
+TEST_F(RequestStreamTest, ANewRequestContinuesFromEmittedTokens) {
+  StartWorker("a:1");
+  PreparedRequest request = Prepared(30);
+  request.emitted = {Expected(12)};
+  Run run = Start("r", std::move(request));
+  EXPECT_TRUE(run.client->WaitForEnd().ok());
+  EXPECT_EQ(run.client->first_index(), 12u);
+  EXPECT_EQ(run.client->tokens(), Expected(30, 12));
+}
+
+TEST_F(RequestStreamTest, AnEndedRequestAnswersAgain) {
+  StartWorker("a:1");
+  EXPECT_TRUE(Start("r", Prepared(10)).client->WaitForEnd().ok());
+  while (coordinator_.records().empty()) coordinator_.WaitForTick();
+  Run again = Attach("r");
+  again.client->Kick();
+  EXPECT_TRUE(again.client->WaitForEnd().ok());
+  EXPECT_EQ(again.client->tokens(), Expected(10));
+  EXPECT_EQ(coordinator_.records().size(), 1u) << "it ran once";
+}
+
+TEST_F(RequestStreamTest, AStopStringEndsAChoiceAtItsToken) {
+  StartWorker("a:1", {.step_micros = 500});
+  const auto& tokenizer = *coordinator_.model()->tokenizer();
+  // Some token whose text the choice brings after a few others.
+  const std::vector<uint32_t> tokens = Expected(40);
+  std::string stop;
+  uint32_t stop_index = 0;
+  for (uint32_t i = 8; i < 40 && stop.empty(); ++i) {
+    const std::string text = *tokenizer.Decode({&tokens[i], 1}, true);
+    const bool ascii = std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c <= '~'; });
+    if (ascii && text.size() >= 3) {
+      stop = text;
+      stop_index = i;
+    }
+  }
+  ASSERT_FALSE(stop.empty());
+  PreparedRequest request = Prepared(400);
+  request.parameters.add_stop_strings(stop);
+  Run run = Start("r", std::move(request));
+  EXPECT_TRUE(run.client->WaitForEnd().ok());
+  const v1::Finished finished = run.client->finished().at(0);
+  EXPECT_EQ(finished.reason(), v1::Finished::STOP);
+  EXPECT_EQ(finished.stop_string(), stop);
+  EXPECT_LE(run.client->tokens().size(), stop_index + 1);
+  EXPECT_EQ(finished.usage().output_tokens(), run.client->tokens().size());
+  EXPECT_EQ(run.client->text().find(stop), std::string::npos);
+  ExpectIdle("a:1");
+}
+
+TEST_F(RequestStreamTest, CancelReportsUsageAndFreesTheBlocks) {
+  StartWorker("a:1", {.step_micros = 2'000});
+  Run run = Start("r", Prepared(400, 3));
+  run.client->WaitForTokens(3);
+  coordinator_.streams().FindLive("r")->Cancel();
+  EXPECT_TRUE(absl::IsCancelled(run.client->WaitForEnd()));
+  ASSERT_EQ(run.client->finished().size(), 3u);
+  EXPECT_EQ(run.client->finished().at(1).reason(), v1::Finished::ABORTED);
+  EXPECT_GE(run.client->finished().at(0).usage().output_tokens(), 3u);
+  ExpectIdle("a:1");
+}
+
+TEST_F(RequestStreamTest, AClientThatGoesAwayCancels) {
+  StartWorker("a:1", {.step_micros = 2'000});
+  Run run = Start("r", Prepared(400));
+  run.client->WaitForTokens(3);
+  run.stream->ClientGone(run.client.get());
+  EXPECT_EQ(coordinator_.streams().num_live(), 0u);
+  ExpectIdle("a:1");
+  // The id is free again.
+  Run again = Start("r", Prepared(5));
+  EXPECT_TRUE(again.client->WaitForEnd().ok());
+  EXPECT_EQ(again.client->tokens(), Expected(5));
+}
+
+TEST_F(RequestStreamTest, ADeadlineSaysWhereTheRequestWas) {
+  StartWorker("a:1", {.step_micros = 5'000});
+  Run run = Attach("r", {}, SteadyMicros() + 100'000);
+  run.stream->Begin(Prepared(400));
+  const absl::Status status = run.client->WaitForEnd();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_NE(status.message().find("timeout_ms passed: "), std::string::npos) << status;
+  EXPECT_NE(status.message().find("tokens out"), std::string::npos) << status;
+  ExpectIdle("a:1");
+}
+
+TEST_F(RequestStreamTest, ALostWorkerEndsItsStreamsAndServesWhenItIsBack) {
+  StartWorker("a:1", {.step_micros = 2'000});
+  Run run = Start("r", Prepared(400));
+  run.client->WaitForTokens(3);
+  network_.Kill("a:1");
+  const absl::Status status = run.client->WaitForEnd();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_TRUE(RetryDelayOf(status).has_value());
+  network_.Start("a:1", {.name = "a:1", .incarnation = "2"});
+  coordinator_.WaitUntilReady(1);
+  Run again = Start("r2", Prepared(5));
+  EXPECT_TRUE(again.client->WaitForEnd().ok());
+  EXPECT_EQ(again.client->tokens(), Expected(5));
+}
+
+TEST_F(RequestStreamTest, AFullQueueIsAnErrorWithADelay) {
+  StartWorker("a:1", {.max_num_seqs = 1, .max_queue = 1, .step_micros = 5'000});
+  std::vector<Run> runs;
+  for (int i = 0; i < 6; ++i) runs.push_back(Start("r" + std::to_string(i), Prepared(20)));
+  int num_full = 0;
+  for (Run& run : runs) {
+    const absl::Status status = run.client->WaitForEnd();
+    if (status.ok()) continue;
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+    EXPECT_TRUE(RetryDelayOf(status).has_value());
+    ++num_full;
+  }
+  EXPECT_GE(num_full, 3);
+  EXPECT_LT(num_full, 6);
+  ExpectIdle("a:1");
+}
+
+TEST_F(RequestStreamTest, ARequestThatCouldNeverFitSaysWhy) {
+  StartWorker("a:1", {.num_blocks = 8});
+  Run run = Start("r", Prepared(100));
+  const absl::Status status = run.client->WaitForEnd();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_NE(status.message().find("26 KV blocks"), std::string::npos) << status;
+  EXPECT_NE(status.message().find("has 8"), std::string::npos) << status;
+}
+
+TEST_F(RequestStreamTest, ManyClientsOverTwoWorkers) {
+  StartWorker("a:1");
+  StartWorker("b:1");
+  std::vector<Run> runs;
+  for (int i = 0; i < 40; ++i) runs.push_back(Start("r" + std::to_string(i), Prepared(30 + i)));
+  std::set<std::string> workers;
+  for (int i = 0; i < 40; ++i) {
+    EXPECT_TRUE(runs[i].client->WaitForEnd().ok());
+    EXPECT_EQ(runs[i].client->tokens(), Expected(30 + i));
+    workers.insert(runs[i].client->accepted().worker());
+  }
+  EXPECT_EQ(workers.size(), 2u);
+  ExpectIdle("a:1");
+  ExpectIdle("b:1");
+}
+
+TEST_F(RequestStreamTest, ManyThreadsStartCancelAndLoseWorkers) {
+  StartWorker("a:1");
+  StartWorker("b:1");
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t) {
+    threads.emplace_back([this, t] {
+      for (int i = 0; i < 15; ++i) {
+        Run run = Start("t" + std::to_string(t) + "." + std::to_string(i), Prepared(20 + i, 1 + i % 2));
+        if (i % 3 == 1) run.stream->Cancel();
+        if (i % 5 == 2) run.stream->ClientGone(run.client.get());
+        if (i % 5 == 2) continue;
+        const absl::Status status = run.client->WaitForEnd();
+        if (status.ok()) {
+          EXPECT_EQ(run.client->tokens(), Expected(20 + i));
+        }
+      }
+    });
+  }
+  network_.Kill("b:1");
+  network_.Start("b:1", {.name = "b:1", .incarnation = "2"});
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(coordinator_.streams().WaitUntilIdle(SteadyMicros() + 20'000'000));
+  coordinator_.WaitUntilReady(2);
+  ExpectIdle("a:1");
+}
+
+}  // namespace
+}  // namespace quire

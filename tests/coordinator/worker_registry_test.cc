@@ -1,0 +1,107 @@
+#include "coordinator/registry/worker_registry.h"
+
+#include <gtest/gtest.h>
+#include "common/rpc_status.h"
+#include "coordinator/registry/registry_service.h"
+#include "tests/coordinator/in_process_cluster.h"
+
+namespace quire {
+namespace {
+
+class WorkerRegistryTest : public testing::Test {
+ protected:
+  WorkerRegistryTest() : network_({{"config.json", R"({"eos_token_id": 2})"}}), coordinator_(&network_) {}
+
+  worker::v1::WorkerInfo Info(const std::string& name) {
+    worker::v1::WorkerInfo info;
+    info.set_name(name);
+    info.set_model("m");
+    return info;
+  }
+  WorkerView Only() {
+    const std::vector<WorkerView> views = coordinator_.registry().Views();
+    EXPECT_EQ(views.size(), 1u);
+    return views.at(0);
+  }
+
+  InProcessNetwork network_;
+  InProcessCoordinator coordinator_;
+};
+
+TEST_F(WorkerRegistryTest, AStaticWorkerMayComeUpLater) {
+  coordinator_.registry().AddStatic("a:1");
+  EXPECT_EQ(Only().state, v1::WorkerLoad::STARTING);
+  network_.Start("a:1", {.name = "one"});
+  coordinator_.WaitUntilReady(1);
+  EXPECT_EQ(Only().info.name(), "one");
+  network_.Kill("a:1");
+  while (Only().state != v1::WorkerLoad::DEAD) coordinator_.WaitForTick();
+  network_.Start("a:1", {.name = "one", .incarnation = "2"});
+  coordinator_.WaitUntilReady(1);
+}
+
+TEST_F(WorkerRegistryTest, AJoinedWorkerIsConnectedTo) {
+  network_.Start("a:1", {.name = "one"});
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", Info("one")).ok());
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", Info("one")).ok());
+  coordinator_.WaitUntilReady(1);
+  EXPECT_EQ(Only().incarnation, "1");
+}
+
+TEST_F(WorkerRegistryTest, ANewIncarnationTakesTheNameFromAnyAddress) {
+  network_.Start("a:1", {.name = "one"});
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", Info("one")).ok());
+  coordinator_.WaitUntilReady(1);
+  network_.Start("b:1", {.name = "one", .incarnation = "2"});
+  EXPECT_TRUE(coordinator_.registry().Join("b:1", "2", Info("one")).ok());
+  EXPECT_EQ(Only().address, "b:1");
+  coordinator_.WaitUntilReady(1);
+  EXPECT_EQ(Only().incarnation, "2");
+  // The one that it replaced lives on and says so: it stays out.
+  EXPECT_TRUE(absl::IsAlreadyExists(coordinator_.registry().Join("a:1", "1", Info("one"))));
+  EXPECT_EQ(Only().address, "b:1");
+}
+
+TEST_F(WorkerRegistryTest, ARestartUnderTheSameAddressIsNoticedByItsAnnouncement) {
+  network_.Start("a:1", {.name = "one"});
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", Info("one")).ok());
+  coordinator_.WaitUntilReady(1);
+  network_.Start("a:1", {.name = "one", .incarnation = "2"});  // the old connection is still open
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "2", Info("one")).ok());
+  while (Only().incarnation != "2") coordinator_.WaitForTick();
+  coordinator_.WaitUntilReady(1);
+}
+
+TEST_F(WorkerRegistryTest, DrainingShows) {
+  network_.Start("a:1", {.name = "one"});
+  coordinator_.registry().AddStatic("a:1");
+  coordinator_.WaitUntilReady(1);
+  network_.Worker("a:1")->table().StartDraining();
+  while (Only().state != v1::WorkerLoad::DRAINING) coordinator_.WaitForTick();
+}
+
+TEST_F(WorkerRegistryTest, NamesWhatExists) {
+  EXPECT_TRUE(absl::IsUnavailable(coordinator_.placer().Resolve("", v1::PAGED, "").status()));
+  network_.Start("a:1", {.name = "one"});
+  coordinator_.registry().AddStatic("a:1");
+  coordinator_.WaitUntilReady(1);
+  Placer& placer = coordinator_.placer();
+  EXPECT_TRUE(placer.Resolve("", v1::ENGINE_UNSPECIFIED, "").ok());
+  const absl::Status model = placer.Resolve("x", v1::PAGED, "").status();
+  EXPECT_TRUE(absl::IsNotFound(model));
+  EXPECT_EQ(model.message(), "there is no model \"x\"; there is: m");
+  const absl::Status engine = placer.Resolve("m", v1::BASELINE, "").status();
+  EXPECT_TRUE(absl::IsNotFound(engine));
+  EXPECT_EQ(engine.message(), "there is no engine \"BASELINE\"; there is: PAGED");
+  const absl::Status worker = placer.Resolve("m", v1::PAGED, "two").status();
+  EXPECT_TRUE(absl::IsNotFound(worker));
+  EXPECT_EQ(worker.message(), "there is no worker \"two\"; there is: one");
+  network_.Kill("a:1");
+  while (Only().state != v1::WorkerLoad::DEAD) coordinator_.WaitForTick();
+  const absl::Status gone = placer.Resolve("m", v1::PAGED, "").status();
+  EXPECT_TRUE(absl::IsUnavailable(gone)) << gone;
+  EXPECT_TRUE(RetryDelayOf(gone).has_value());
+}
+
+}  // namespace
+}  // namespace quire
