@@ -105,7 +105,9 @@ class InProcessNetwork {
   void Start(const std::string& address, const InProcessWorker::Options& options) {
     auto worker = std::make_shared<InProcessWorker>(options);
     MutexLock lock(mutex_);
-    workers_[address] = std::move(worker);
+    std::shared_ptr<InProcessWorker>& at = workers_[address];
+    if (at != nullptr) replaced_.push_back(std::move(at));  // its connections are open still
+    at = std::move(worker);
   }
   // The worker at `address` is gone: its connections are cut.
   void Kill(const std::string& address) {
@@ -176,6 +178,7 @@ class InProcessNetwork {
   const ModelFiles files_;
   Mutex mutex_;
   std::map<std::string, std::shared_ptr<InProcessWorker>> workers_ QUIRE_GUARDED_BY(mutex_);
+  std::vector<std::shared_ptr<InProcessWorker>> replaced_ QUIRE_GUARDED_BY(mutex_);
   std::vector<std::pair<std::string, size_t>> stream_addresses_ QUIRE_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Stream>> streams_ QUIRE_GUARDED_BY(mutex_);
 };
@@ -190,6 +193,7 @@ class InProcessCoordinator {
                   [network](const std::string& address) { return network->Connect(address); }),
         placer_(&registry_),
         streams_(max_live) {}
+  ~InProcessCoordinator() { streams_.EndAll(absl::UnavailableError("the test is over")); }
 
   WorkerRegistry& registry() { return registry_; }
   Placer& placer() { return placer_; }
