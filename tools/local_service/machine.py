@@ -8,13 +8,11 @@ import subprocess
 
 
 def describe_machine() -> dict[str, object]:
+    """What `quire compare` does not say itself."""
     return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "system": f"{platform.system()} {platform.release()}",
-        # Above the number of cores others were at work, and the figures are worth less.
-        "load_average_at_start": round(os.getloadavg()[0], 2),
+        # Before anything was started. Above a fraction others were at work, and the figures are worth less.
+        "load_average_before": round(os.getloadavg()[0], 2),
     }
 
 
@@ -26,9 +24,3 @@ def describe_versions(quire: pathlib.Path) -> dict[str, str]:
         versions[package] = importlib.metadata.version(package)
     return versions
 
-
-def _cpu_model() -> str:
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()

@@ -60,9 +60,8 @@ def render(results: Results) -> str:
 
 
 def _subtitle(results: Results) -> str:
-    model = results.model if isinstance(results.model, str) else results.model.get("id", "")
     concurrencies = ", ".join(str(c) for c in sorted({row.concurrency for row in results.rows}))
-    return html.escape(f"Model {model}, greedy, one engine active at a time; requests at once: {concurrencies}.")
+    return html.escape(f"Model {results.model}, greedy, one engine active at a time; requests at once: {concurrencies}.")
 
 
 def _verdict(results: Results) -> str:

@@ -49,7 +49,7 @@ class Row:
     kv_used_bytes: int
     tokens_equal: bool | None  # with the fp32 Hugging Face row; None: not compared
     tie: bool
-    first_difference: Any
+    first_difference: int | None  # index of the first token that differs
 
     @property
     def kv_used_share(self) -> float | None:
@@ -62,7 +62,7 @@ class Row:
             series=Series(row["engine"], row["dtype"]), new_tokens=int(row["new_tokens"]),
             concurrency=int(row["concurrency"]), requests=int(row["requests"]),
             latency_p50_s=float(row["latency_s"]["p50"]), latency_p99_s=float(row["latency_s"]["p99"]),
-            ttft_ms=_median(row["ttft_ms"]), tpot_ms=_median(row["tpot_ms"]),
+            ttft_ms=float(row["ttft_ms"]), tpot_ms=float(row["tpot_ms"]),
             output_tokens_per_s=float(row["output_tokens_per_s"]), kv_reserved_bytes=int(row["kv_reserved_bytes"]),
             kv_used_bytes=int(row["kv_used_bytes"]), tokens_equal=row["tokens_equal"], tie=bool(row.get("tie")),
             first_difference=row.get("first_difference"))
@@ -72,7 +72,7 @@ class Row:
 class Results:
     machine: dict[str, Any]
     versions: dict[str, Any]
-    model: Any
+    model: str
     rows: list[Row]
 
     @staticmethod
@@ -128,7 +128,3 @@ class Results:
                                   row.output_tokens_per_s / best.output_tokens_per_s, best.series))
         return found
 
-
-def _median(value: Any) -> float:
-    """A number, or the middle one of {p50, p99}."""
-    return float(value["p50"] if isinstance(value, dict) else value)

@@ -12,7 +12,8 @@ def cells(row: Row) -> tuple[str, ...]:
     share = row.kv_used_share
     return (str(row.concurrency), str(row.new_tokens), row.series.label, f"{row.latency_p50_s:.3f}",
             f"{row.latency_p99_s:.3f}", f"{row.ttft_ms:.1f}", f"{row.tpot_ms:.2f}", f"{row.output_tokens_per_s:,.0f}",
-            f"{row.kv_reserved_bytes / 2**20:.2f} MiB", "" if share is None else f"{100 * share:.1f}%", verdict(row))
+            f"{row.kv_reserved_bytes / 2**20:.2f} MiB" if row.kv_reserved_bytes else "",
+            "" if share is None else f"{100 * share:.1f}%", verdict(row))
 
 
 def verdict(row: Row) -> str:
@@ -41,5 +42,4 @@ def render(results: Results) -> str:
 
 
 def _position(row: Row) -> str:
-    difference = row.first_difference
-    return str(difference.get("index", "?") if isinstance(difference, dict) else difference)
+    return "?" if row.first_difference is None else str(row.first_difference)
