@@ -107,7 +107,7 @@ class Client:
     def models(self) -> list[Model]:
         return [Model.from_proto(m) for m in self._call("ListModels", pb.ListModelsRequest()).models]
 
-    def model(self, model: str = "") -> Model:
+    def model(self, model: str) -> Model:
         return Model.from_proto(self._call("GetModel", pb.GetModelRequest(model=model)))
 
     def load(self) -> list[WorkerLoad]:
@@ -214,7 +214,7 @@ class AsyncClient:
     async def models(self) -> list[Model]:
         return [Model.from_proto(m) for m in (await self._call("ListModels", pb.ListModelsRequest())).models]
 
-    async def model(self, model: str = "") -> Model:
+    async def model(self, model: str) -> Model:
         return Model.from_proto(await self._call("GetModel", pb.GetModelRequest(model=model)))
 
     async def load(self) -> list[WorkerLoad]:
