@@ -31,7 +31,7 @@ def _plot(facts: dict, path: pathlib.Path) -> None:
 
 def _quote(text: str) -> str:
     lines = [line for raw in text.split("\n") for line in (textwrap.wrap(raw, 100) or [""])]
-    return "\n".join("    " + line for line in lines)
+    return "\n".join(("    " + line).rstrip() for line in lines)
 
 
 def _curve_table(facts: dict) -> str:
@@ -135,6 +135,8 @@ held-out figure says how well the model knows these works, not English at large.
 
 The dialogues come from templates over WordNet's glosses (`tools/embedded_model/dialogues.py`); no person and
 no other model wrote them.
+
+MB is the text that was kept, before repeats. No held-out figure: none of the package's documents fell to that split.
 
 {_source_table(sources, measured)}
 
