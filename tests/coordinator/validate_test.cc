@@ -1,10 +1,13 @@
 #include "coordinator/rpc/validate.h"
 
 #include <cmath>
+#include <fstream>
 #include <functional>
 #include <limits>
+#include <sstream>
 
 #include <gtest/gtest.h>
+#include "absl/strings/str_cat.h"
 #include "common/request_fields.h"
 #include "common/rpc_status.h"
 
@@ -186,6 +189,17 @@ TEST(ValidateTest, TheFingerprintIsOfTheBodyAlone) {
 
 TEST(RequestFieldsTest, EveryPathIsThereOnce) {
   for (const RequestField& field : RequestFields()) EXPECT_EQ(&FieldAt(field.path), &field);
+}
+
+TEST(RequestFieldsTest, TheManualShowsTheTable) {
+  std::ifstream stream(QUIRE_API_PAGE);
+  std::ostringstream page;
+  page << stream.rdbuf();
+  for (const RequestField& field : RequestFields()) {
+    const std::string row = absl::StrCat("| `", std::string(field.path), "` | ", std::string(field.allowed),
+                                         " | ", std::string(field.default_value), " |\n");
+    EXPECT_NE(page.str().find(row), std::string::npos) << "docs/api.md lacks " << row;
+  }
 }
 
 }  // namespace
