@@ -1,7 +1,9 @@
 """The one error of the library."""
 
+from collections.abc import Sequence
+
 import grpc
-from google.protobuf import message
+from google.protobuf import any_pb2, message
 from google.rpc import error_details_pb2, status_pb2
 
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -40,7 +42,7 @@ def from_rpc_error(error: grpc.RpcError) -> QuireError:
     return QuireError(code, message_text, field, retry_delay)
 
 
-def _details(error: grpc.RpcError):
+def _details(error: grpc.RpcError) -> Sequence[any_pb2.Any]:
     for key, value in error.trailing_metadata() or ():
         if key != _DETAILS_KEY:
             continue

@@ -1,6 +1,7 @@
 """What a stream of Generate consists of, as dataclasses."""
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from quire.v1 import inference_pb2 as pb
@@ -131,7 +132,7 @@ def _accepted(accepted: pb.Accepted) -> Accepted:
                     accepted.numerics_id)
 
 
-def _logprobs(entries) -> tuple[TokenLogprobs, ...]:
+def _logprobs(entries: Iterable[pb.TokenLogprobs]) -> tuple[TokenLogprobs, ...]:
     return tuple(TokenLogprobs(e.logprob, tuple(Alternative(a.token_id, a.logprob) for a in e.top)) for e in entries)
 
 

@@ -96,18 +96,20 @@ def build_request(prompt: Prompt, **options: Unpack[GenerateOptions]) -> pb.Gene
 
 
 def _set_prompt(request: pb.GenerateRequest, prompt: Prompt, given: Mapping[str, Any]) -> None:
-    is_chat = not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
-    misplaced = [name for name in _CHAT if name in given]
-    if misplaced and not is_chat:
-        raise TypeError(f"{misplaced[0]} belongs to a chat prompt")
+    is_chat = False
     if isinstance(prompt, str):
         request.text = prompt
-    elif is_chat:
-        for message in prompt:
-            request.chat.messages.add(**message)
-        for name in _CHAT:
-            if name in given:
-                setattr(request.chat, name, given[name])
     else:
         request.token_ids.SetInParent()
-        request.token_ids.ids.extend(prompt)
+        for part in prompt:
+            if isinstance(part, Mapping):
+                is_chat = True
+                request.chat.messages.add(**part)
+            else:
+                request.token_ids.ids.append(part)
+    for name in _CHAT:
+        if name not in given:
+            continue
+        if not is_chat:
+            raise TypeError(f"{name} belongs to a chat prompt")
+        setattr(request.chat, name, given[name])
