@@ -49,33 +49,37 @@ MAX_MESSAGE_BYTES = 16 << 20
 def parse_flags(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="hf_worker", description=__doc__.split("\n\n")[0])
 
+    from_environment: list[str] = []
+
     def add(name: str, default: object, text: str, **options: object) -> None:
         variable = "QUIRE_" + name.upper().replace("-", "_")
-        value = os.environ.get(variable, default)
-        parser.add_argument(f"--{name}", default=value, required=value is None, help=f"{text} ({variable})", **options)
+        parser.add_argument(f"--{name}", default=default, help=f"{text} ({variable})", **options)
+        on_command_line = any(a == f"--{name}" or a.startswith(f"--{name}=") for a in arguments)
+        if variable in os.environ and not on_command_line:
+            from_environment.append(f"--{name}={os.environ[variable]}")
 
-    add("model", None, "folder of the model, in Hugging Face format", type=pathlib.Path)
+    add("model", None, "folder of the model, in Hugging Face format", type=pathlib.Path,
+        required="QUIRE_MODEL" not in os.environ)
     add("served-model-name", "", "name for clients; default: the folder's")
     add("dtype", "auto", "auto (the checkpoint's), fp32 or bf16")
     add("load-format", "auto", "auto, or dummy: random weights from config.json alone", choices=["auto", "dummy"])
     add("baseline-cache", "dynamic", "the KV cache: dynamic (grows) or static (reserved at full length)")
-    add("max-model-len", "0", "context in tokens; 0: the model's", type=int)
-    add("max-queue", "256", "sequences that may wait", type=int)
-    add("num-threads", "0", "threads of torch's operators; 0: one a core", type=int)
-    add("batch-size", "1", "sequences that run at once, as one padded batch (static batching)", type=int)
-    add("batch-wait-ms", "20", "how long an incomplete batch waits for more", type=float)
+    add("max-model-len", 0, "context in tokens; 0: the model's", type=int)
+    add("max-queue", 256, "sequences that may wait", type=int)
+    add("num-threads", 0, "threads of torch's operators; 0: one a core", type=int)
+    add("batch-size", 1, "sequences that run at once, as one padded batch (static batching)", type=int)
+    add("batch-wait-ms", 20.0, "how long an incomplete batch waits for more", type=float)
     add("host", "127.0.0.1", "address to listen on")
-    add("port", "0", "port to listen on; 0: a free one", type=int)
+    add("port", 0, "port to listen on; 0: a free one", type=int)
     add("worker-name", "", "name in GetLoad; default: the advertised address")
     add("advertise-address", "", "HOST:PORT where coordinators reach this worker; default: where it listens")
-    add("drain-timeout", "30", "seconds that running requests get after SIGTERM", type=float)
-    add("orphan-grace", "10", "seconds that the requests of a lost coordinator live on", type=float)
-    parser.add_argument("--join", action="append", default=[], metavar="HOST:PORT",
-                        help="a coordinator to announce this worker to; repeats")
+    add("drain-timeout", 30.0, "seconds that running requests get after SIGTERM", type=float)
+    add("orphan-grace", 10.0, "seconds that the requests of a lost coordinator live on", type=float)
+    add("join", [], "HOST:PORT of a coordinator to announce this worker to; repeats", action="append")
     parser.add_argument("--insecure", action="store_true", help="allow listening beyond this machine without encryption")
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}, transformers "
                         f"{transformers.__version__}, torch {torch.__version__}")
-    flags = parser.parse_args(arguments)
+    flags = parser.parse_args([*from_environment, *arguments])
     if not (flags.insecure or is_loopback(flags.host)):
         parser.error(f"refusing to listen on {flags.host}, which other machines can reach, without encryption: give "
                      "--insecure to allow it")

@@ -88,7 +88,7 @@ async def _join_once(stub: pb_grpc.RegistryStub, coordinator: str, announcement:
         pass  # the call has ended; the listener knows how
     finally:
         call.cancel()
-        await asyncio.wait([listener])
+        await asyncio.gather(listener, return_exceptions=True)
     listener.result()
 
 

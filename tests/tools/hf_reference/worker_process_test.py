@@ -1,6 +1,7 @@
 """The worker as a process: joins, serves sessions over gRPC, reports its load, drains."""
 
 import hashlib
+import os
 import pathlib
 import queue
 import signal
@@ -98,14 +99,17 @@ class WorkerProcessTest(unittest.TestCase):
         self.addCleanup(session.close)
         return session
 
-    def test_life_of_a_worker(self):
+    def serve_registry(self, port=0):
         registry = FakeRegistry()
-        server = grpc.server(futures.ThreadPoolExecutor(2))
+        server = grpc.server(futures.ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
         pb_grpc.add_RegistryServicer_to_server(registry, server)
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
         server.start()
         self.addCleanup(server.stop, None)
+        return registry, server, port
 
+    def test_life_of_a_worker(self):
+        registry, server, port = self.serve_registry()
         channel = self.start("--dtype", "fp32", "--join", f"127.0.0.1:{port}", "--worker-name", "hf-fp32",
                              "--max-queue", "1", "--served-model-name", "tiny")
         with self.subTest("it announces itself, then its load"):
@@ -113,6 +117,10 @@ class WorkerProcessTest(unittest.TestCase):
             self.assertEqual((first.address, first.worker.name), (self.address, "hf-fp32"))
             self.assertTrue(first.incarnation)
             self.assertFalse(registry.statuses.get(timeout=TIMEOUT_S).HasField("worker"))
+        with self.subTest("it joins again when the coordinator is back"):
+            server.stop(None).wait()
+            registry, _, _ = self.serve_registry(port)
+            self.assertEqual(registry.statuses.get(timeout=TIMEOUT_S).incarnation, first.incarnation)
         with self.subTest("health and reflection"):
             health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="tiny"))
             self.assertEqual(health.status, health_pb2.HealthCheckResponse.SERVING)
@@ -185,12 +193,13 @@ class WorkerProcessTest(unittest.TestCase):
         self.assertEqual(usage.max_unused_tokens, 63)
 
     def test_a_wrong_setting_stops_the_start(self):
-        for flags, words in ((["--model", MODEL, "--dtype", "fp8"], "fp8: auto, fp32 or bf16"),
-                             (["--model", MODEL, "--host", "0.0.0.0"], "--insecure"),
-                             (["--model", ROOT / "docs-missing"], "no config.json"),
-                             ([], "--model")):
+        for flags, environment, words in (
+                (["--model", MODEL, "--dtype", "fp8"], {}, "fp8: auto, fp32 or bf16"),
+                (["--model", MODEL, "--port", "1"], {"QUIRE_PORT": "0", "QUIRE_HOST": "0.0.0.0"}, "--insecure"),
+                ([], {"QUIRE_MODEL": str(ROOT / "missing")}, "no config.json"),
+                ([], {}, "--model")):
             result = subprocess.run([sys.executable, ROOT / "tools" / "hf_worker.py", *flags], capture_output=True,
-                                    text=True, timeout=TIMEOUT_S)
+                                    text=True, timeout=TIMEOUT_S, env={**os.environ, **environment})
             self.assertEqual(result.returncode, 2, result.stderr)
             self.assertIn(words, result.stderr)
 
