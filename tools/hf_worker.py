@@ -10,13 +10,11 @@ quire-worker has mean the same here, and have the same environment twins (QUIRE_
 
 import argparse
 import asyncio
-import hashlib
+import importlib.metadata
 import ipaddress
 import logging
 import os
 import pathlib
-import secrets
-import signal
 import sys
 import time
 
@@ -25,25 +23,7 @@ sys.path.insert(0, str(ROOT / "clients" / "python"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-import grpc  # noqa: E402
-import grpc.aio  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # noqa: E402
-from grpc_reflection.v1alpha import reflection  # noqa: E402
-from quire.v1 import inference_pb2 as api  # noqa: E402
-from quire.worker.v1 import worker_pb2 as pb  # noqa: E402
-from quire.worker.v1 import worker_pb2_grpc as pb_grpc  # noqa: E402
-
-from hf_reference.engine import Engine  # noqa: E402
-from hf_reference.generation import Generator, GeneratorOptions  # noqa: E402
-from hf_reference.model_files import read_model_files  # noqa: E402
-from hf_reference.service import WorkerService, announce  # noqa: E402
-from hf_reference.session_table import Request, Session, SessionTable  # noqa: E402
-
 VERSION = "0.1.0"
-TICK_S = 0.25
-MAX_MESSAGE_BYTES = 16 << 20
 
 
 def parse_flags(arguments: list[str]) -> argparse.Namespace:
@@ -61,9 +41,10 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     add("model", None, "folder of the model, in Hugging Face format", type=pathlib.Path,
         required="QUIRE_MODEL" not in os.environ)
     add("served-model-name", "", "name for clients; default: the folder's")
-    add("dtype", "auto", "auto (the checkpoint's), fp32 or bf16")
+    add("dtype", "auto", "auto (the checkpoint's), fp32 or bf16", choices=["auto", "fp32", "bf16"])
     add("load-format", "auto", "auto, or dummy: random weights from config.json alone", choices=["auto", "dummy"])
-    add("baseline-cache", "dynamic", "the KV cache: dynamic (grows) or static (reserved at full length)")
+    add("baseline-cache", "dynamic", "the KV cache: dynamic (grows) or static (reserved at full length)",
+        choices=["dynamic", "static"])
     add("max-model-len", 0, "context in tokens; 0: the model's", type=int)
     add("max-queue", 256, "sequences that may wait", type=int)
     add("num-threads", 0, "threads of torch's operators; 0: one a core", type=int)
@@ -77,8 +58,8 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     add("orphan-grace", 10.0, "seconds that the requests of a lost coordinator live on", type=float)
     add("join", [], "HOST:PORT of a coordinator to announce this worker to; repeats", action="append")
     parser.add_argument("--insecure", action="store_true", help="allow listening beyond this machine without encryption")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}, transformers "
-                        f"{transformers.__version__}, torch {torch.__version__}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}, " + ", ".join(
+        f"{package} {importlib.metadata.version(package)}" for package in ("transformers", "torch")))
     flags = parser.parse_args([*from_environment, *arguments])
     if not (flags.insecure or is_loopback(flags.host)):
         parser.error(f"refusing to listen on {flags.host}, which other machines can reach, without encryption: give "
@@ -98,115 +79,30 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def worker_info(flags: argparse.Namespace, generator: Generator, model: str) -> pb.WorkerInfo:
-    parts = {"engine": "transformers generate()", "transformers": transformers.__version__, "torch": torch.__version__,
-             "weights": generator.weights_digest(), "dtype": generator.dtype, "cache": flags.baseline_cache,
-             "batch_size": flags.batch_size, "num_threads": generator.num_threads}
-    numerics_id = hashlib.sha256("".join(f"{k}={v}\n" for k, v in parts.items()).encode()).hexdigest()
-    return pb.WorkerInfo(
-        name=flags.worker_name, model=model, engine=api.HF_REFERENCE, numerics_id=numerics_id,
-        context_length=generator.context_length, vocabulary_size=generator.vocabulary_size, dtype=generator.dtype,
-        kv_cache=flags.baseline_cache, version=VERSION,
-        kv=pb.KvGeometry(bytes_per_token=generator.kv_bytes_per_token),
-        limits=pb.Limits(max_num_seqs=flags.batch_size, max_queue=flags.max_queue,
-                         max_num_batched_tokens=generator.context_length * flags.batch_size))
-
-
-def log_request(session: Session, request: Request) -> None:
-    finishes = [choice.finish for choice in request.choices if choice.finish is not None]
-    aborted = next((f for f in finishes if f.status_code != 0), None)
-    status = grpc_status_name(aborted.status_code) if aborted else "OK" if finishes else "CANCELLED"
-    first = request.first_token_at
-    logging.info(
-        "request id=%s status=%s choices=%d prompt=%d output=%d queued_ms=%.1f first_token_ms=%.1f total_ms=%.1f%s",
-        request.request_id, status, len(request.choices), max((f.usage.prompt_tokens for f in finishes), default=0),
-        sum(f.usage.output_tokens for f in finishes), max((f.timings.queued_ms for f in finishes), default=0.0),
-        (first - request.arrived_at) * 1e3 if first is not None else -1.0,
-        (time.monotonic() - request.arrived_at) * 1e3, f" why={aborted.status_message}" if aborted else "")
-
-
-def grpc_status_name(code: int) -> str:
-    return next((status.name for status in grpc.StatusCode if status.value[0] == code), str(code))
-
-
-async def serve(flags: argparse.Namespace, generator: Generator, files: dict[str, bytes]) -> int:
-    model = flags.served_model_name or flags.model.resolve().name
-    table = SessionTable(worker_info(flags, generator, model), f"{secrets.token_hex(8)}-{os.getpid()}",
-                         orphan_grace_s=flags.orphan_grace, on_request_end=log_request)
-    engine = Engine(generator, table, max_queue=flags.max_queue, batch_size=flags.batch_size,
-                    batch_wait_s=flags.batch_wait_ms / 1000)
-    table.set_engine(engine)
-
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
-    pb_grpc.add_WorkerServicer_to_server(WorkerService(table, model, files), server)
-    health_service = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-    reflection.enable_server_reflection(
-        [pb.DESCRIPTOR.services_by_name["Worker"].full_name, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    try:
-        port = server.add_insecure_port(f"{flags.host}:{flags.port}")
-    except RuntimeError as error:
-        print(f"hf_worker: {error}", file=sys.stderr)
-        return 2
-    address = f"{flags.host}:{port}"
-    table.worker.name = table.worker.name or flags.advertise_address or address
-    await health_service.set(model, health_pb2.HealthCheckResponse.SERVING)
-    await health_service.set("", health_pb2.HealthCheckResponse.SERVING)
-
-    # A first signal drains, a second ends the process at once.
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: os._exit(1) if stopping.is_set() else stopping.set())
-
-    engine.start()
-    await server.start()
-    announcement = pb.WorkerStatus(address=flags.advertise_address or address, incarnation=table.incarnation,
-                                   worker=table.worker)
-    tasks = [asyncio.create_task(announce(coordinator, announcement, table.load, TICK_S)) for coordinator in flags.join]
-    tasks.append(asyncio.create_task(tick(table)))
-    print(f"hf_worker listening on {address}", flush=True)
-
-    await stopping.wait()
-    logging.info("draining for at most %.1f s", flags.drain_timeout)
-    table.start_draining()
-    await health_service.enter_graceful_shutdown()
-    if not await table.wait_until_idle(flags.drain_timeout):
-        table.end_all()
-        await table.wait_until_idle(TICK_S)
-        logging.warning("drain timeout: ended what was left")
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    await server.stop(1.0)
-    await asyncio.to_thread(engine.stop)
-    return 0
-
-
-async def tick(table: SessionTable) -> None:
-    while True:
-        table.tick()
-        await asyncio.sleep(TICK_S)
-
-
 def main(arguments: list[str]) -> int:
     flags = parse_flags(arguments)
+    if not (flags.model / "config.json").is_file():
+        print(f"hf_worker: no config.json in {flags.model}", file=sys.stderr)
+        return 2
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, datefmt="%Y-%m-%dT%H:%M:%S",
                         format="%(asctime)s.%(msecs)03d %(levelname).1s hf_worker %(message)s")
     for name, value in vars(flags).items():
         logging.info("setting %s=%s", name.replace("_", "-"), value)
     started = time.monotonic()
+    # Torch takes seconds to import: a wrong setting shows before.
+    from hf_reference.generation import Generator, GeneratorOptions
+    from hf_reference.serving import serve
+
     try:
-        files = read_model_files(flags.model)
         generator = Generator(GeneratorOptions(
             folder=flags.model, dtype=flags.dtype, cache=flags.baseline_cache, context_length=flags.max_model_len,
             num_threads=flags.num_threads, dummy_weights=flags.load_format == "dummy"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # transformers names the file
         print(f"hf_worker: {error}", file=sys.stderr)
         return 2
     logging.info("model loaded in %.2f s: %s, transformers %s, %d threads, %s KV cache", time.monotonic() - started,
-                 generator.dtype, transformers.__version__, generator.num_threads, flags.baseline_cache)
-    return asyncio.run(serve(flags, generator, files))
+                 generator.dtype, importlib.metadata.version("transformers"), generator.num_threads, flags.baseline_cache)
+    return asyncio.run(serve(flags, generator, VERSION))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     generation      transformers' generate(), token by token
     engine          one thread that runs requests in arrival order
     session_table   the coordinators' sessions and their requests
-    service, join   the gRPC edges
+    service         the gRPC edges
+    serving         the process: ready, serving, draining
 
 Time is time.monotonic() in seconds throughout.
 """
