@@ -70,21 +70,17 @@ async def serve(flags: argparse.Namespace, generator: Generator, version: str) -
                     batch_wait_s=flags.batch_wait_ms / 1000)
     table.set_engine(engine)
 
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)])
-    pb_grpc.add_WorkerServicer_to_server(WorkerService(table, model, read_model_files(flags.model)), server)
     health_service = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-    reflection.enable_server_reflection(
-        [pb.DESCRIPTOR.services_by_name["Worker"].full_name, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     try:
-        port = server.add_insecure_port(f"{flags.host}:{flags.port}")
+        server, port = _build_server(WorkerService(table, model, read_model_files(flags.model)), health_service,
+                                     f"{flags.host}:{flags.port}")
     except RuntimeError as error:
         print(f"hf_worker: {error}", file=sys.stderr)
         return 2
     address = f"{flags.host}:{port}"
     table.worker.name = table.worker.name or flags.advertise_address or address
-    await health_service.set(model, health_pb2.HealthCheckResponse.SERVING)
-    await health_service.set("", health_pb2.HealthCheckResponse.SERVING)
+    for name in (model, ""):
+        await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     # A first signal drains, a second ends the process at once.
     stopping = asyncio.Event()
@@ -101,19 +97,36 @@ async def serve(flags: argparse.Namespace, generator: Generator, version: str) -
     print(f"hf_worker listening on {address}", flush=True)
 
     await stopping.wait()
-    logging.info("draining for at most %.1f s", flags.drain_timeout)
-    table.start_draining()
     await health_service.enter_graceful_shutdown()
-    if not await table.wait_until_idle(flags.drain_timeout):
-        table.end_all()
-        await table.wait_until_idle(_TICK_S)
-        logging.warning("drain timeout: ended what was left")
+    await _drain(table, flags.drain_timeout)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
     await server.stop(1.0)
     await asyncio.to_thread(engine.stop)
     return 0
+
+
+async def _drain(table: SessionTable, timeout_s: float) -> None:
+    """Refuses what comes, and waits for what lives; ends it when the time has passed."""
+    logging.info("draining for at most %.1f s", timeout_s)
+    table.start_draining()
+    if await table.wait_until_idle(timeout_s):
+        return
+    table.end_all()
+    await table.wait_until_idle(_TICK_S)
+    logging.warning("drain timeout: ended what was left")
+
+
+def _build_server(service: WorkerService, health_service: health.aio.HealthServicer,
+                  address: str) -> tuple[grpc.aio.Server, int]:
+    """Not started yet, and its port. RuntimeError: it cannot listen there."""
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)])
+    pb_grpc.add_WorkerServicer_to_server(service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    reflection.enable_server_reflection(
+        [pb.DESCRIPTOR.services_by_name["Worker"].full_name, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    return server, server.add_insecure_port(address)
 
 
 async def _tick(table: SessionTable) -> None:
