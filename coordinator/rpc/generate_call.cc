@@ -6,10 +6,14 @@
 
 namespace quire {
 
-bool ClientWriter::Attach(std::shared_ptr<RequestStream> stream) {
+void ClientWriter::Attach(std::shared_ptr<RequestStream> stream) {
   MutexLock lock(mutex_);
   stream_ = std::move(stream);
-  return !abort_.has_value();
+}
+
+bool ClientWriter::is_aborted() {
+  MutexLock lock(mutex_);
+  return abort_.has_value();
 }
 
 void ClientWriter::Abort(const absl::Status& status) {

@@ -22,8 +22,10 @@ class ClientWriter final : public ClientSink, public std::enable_shared_from_thi
   ClientWriter(GenerateCall* call, RequestStream::Cursor cursor)
       : call_(call), cursor_(std::move(cursor)) {}
 
-  // The stream to take events from. False: the client has gone already.
-  bool Attach(std::shared_ptr<RequestStream> stream);
+  // The stream to take events from.
+  void Attach(std::shared_ptr<RequestStream> stream);
+  // The client has gone, or the stream has let it go.
+  bool is_aborted();
 
   void Kick() override { Advance(); }
   void Abort(const absl::Status& status) override;

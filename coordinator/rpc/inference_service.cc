@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/clock.h"
+#include "common/request_fields.h"
 #include "common/rpc_status.h"
 #include "common/version.h"
 #include "coordinator/rpc/describe.h"
@@ -100,9 +101,10 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Generate(
   }
   const std::shared_ptr<RequestStream> stream = found->stream;
   const Deadline deadline = DeadlineOf(*context, *request);
-  const bool is_alive = writer->Attach(stream);
+  writer->Attach(stream);
   stream->Attach(writer, deadline.at, deadline.name);
-  if (!is_alive) {
+  // A client that went away before this line was told of a stream that did not know it yet.
+  if (writer->is_aborted()) {
     stream->ClientGone(writer.get());
     return call;
   }
@@ -205,6 +207,11 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
   return OnPool(context, [this, request, response]() -> absl::Status {
     auto tokenizer = TokenizerOf(request->model());
     if (!tokenizer.ok()) return tokenizer.status();
+    if (request->text().size() > kMaxPromptBytes) {
+      return WithField(absl::InvalidArgumentError(absl::StrCat(
+                           "text is ", request->text().size(), " bytes; allowed: at most ", kMaxPromptBytes)),
+                       "text");
+    }
     auto ids = (*tokenizer)->Encode(
         request->text(), !request->has_add_special_tokens() || request->add_special_tokens());
     if (!ids.ok()) return WithField(ids.status(), "text");
