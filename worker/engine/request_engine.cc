@@ -37,9 +37,9 @@ absl::Status RequestEngine::Validate(const EngineRequest& request) const {
   if (request.n == 0) return absl::InvalidArgumentError("n is 0");
   if (request.max_new_tokens == 0) return absl::InvalidArgumentError("max_new_tokens is 0");
   if (request.prompt.size() + request.max_new_tokens > options_.context_length) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the prompt's ", request.prompt.size(), " tokens and max_new_tokens ", request.max_new_tokens,
-        " exceed the context of ", options_.context_length));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the prompt's ", request.prompt.size(), " tokens and max_new_tokens ",
+                     request.max_new_tokens, " exceed the context of ", options_.context_length));
   }
   if (absl::Status status = check_ids(request.prompt, "prompt"); !status.ok()) return status;
   if (request.emitted.size() > request.n || request.choice_finished.size() > request.n) {
@@ -53,7 +53,11 @@ absl::Status RequestEngine::Validate(const EngineRequest& request) const {
     }
     if (absl::Status status = check_ids(emitted, "emitted"); !status.ok()) return status;
   }
-  return absl::OkStatus();
+  // The sampler writes to the logits of these.
+  std::vector<TokenId> biased;
+  for (const auto& [token, bias] : request.params.logit_bias) biased.push_back(token);
+  if (absl::Status status = check_ids(biased, "logit_bias"); !status.ok()) return status;
+  return check_ids(request.params.eos_token_ids, "eos_token_ids");
 }
 
 absl::Status RequestEngine::Submit(EngineRequest request, Micros now) {
@@ -61,6 +65,7 @@ absl::Status RequestEngine::Submit(EngineRequest request, Micros now) {
   auto [entry, is_new] = requests_.try_emplace(request.key, request.n, kNoTag);
   if (!is_new) return absl::AlreadyExistsError("the request's key is in use");
 
+  const size_t finishes_before = output_.finishes.size();
   std::optional<SequenceTag> first;
   for (uint32_t choice = 0; choice < request.n; ++choice) {
     if (IsFinished(request, choice) || FinishIfComplete(request, choice)) continue;
@@ -85,6 +90,7 @@ absl::Status RequestEngine::Submit(EngineRequest request, Micros now) {
       // Only the first choice can be refused: the others are part of a request that is let in.
       free_tags_.push_back(tag);
       requests_.erase(entry);
+      output_.finishes.resize(finishes_before);
       return status;
     }
     entry->second[choice] = tag;

@@ -2,12 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 
 namespace quire {
 namespace {
+
+// A model's own EOS ids come on top of a request's 64.
+constexpr int kMaxStopIds = 4096;
 
 // The ranges of docs/api.md, as far as a value outside them could harm the worker.
 absl::Status CheckParameters(const v1::ResolvedParameters& parameters) {
@@ -27,7 +31,8 @@ absl::Status CheckParameters(const v1::ResolvedParameters& parameters) {
       check("logprobs", parameters.logprobs(), 0, 20),
       check("prompt_logprobs", parameters.prompt_logprobs(), 0, 20),
       check("max_new_tokens", parameters.max_new_tokens(), 1, 1u << 30),
-      check("stop_token_ids", parameters.stop_token_ids_size(), 0, 4096),
+      check("stop_token_ids", parameters.stop_token_ids_size(), 0, kMaxStopIds),
+      check("eos_token_ids", parameters.eos_token_ids_size(), 0, kMaxStopIds),
       check("logit_bias_token_ids", parameters.logit_bias_token_ids_size(), 0, 1024),
   };
   for (const absl::Status& status : checks) {
@@ -37,7 +42,26 @@ absl::Status CheckParameters(const v1::ResolvedParameters& parameters) {
     return absl::InvalidArgumentError("parameters.logit_bias_values: one a token id is needed");
   }
   for (const float bias : parameters.logit_bias_values()) {
-    if (absl::Status status = check("logit_bias_values", bias, -100, 100); !status.ok()) return status;
+    if (absl::Status status = check("logit_bias_values", bias, -100, 100); !status.ok())
+      return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckChoices(const worker::v1::Submit& submit) {
+  const int n = static_cast<int>(submit.parameters().n());
+  for (const auto& [field, entries] :
+       {std::pair{"emitted", submit.emitted_size()},
+        std::pair{"choice_finished", submit.choice_finished_size()}}) {
+    if (entries > n) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(field, " has ", entries, " entries; parameters.n is ", n));
+    }
+  }
+  const auto& finished = submit.choice_finished();
+  if (finished.size() == n &&
+      std::all_of(finished.begin(), finished.end(), [](bool f) { return f; })) {
+    return absl::InvalidArgumentError("choice_finished leaves no choice to run");
   }
   return absl::OkStatus();
 }
@@ -60,7 +84,8 @@ SamplingParams ToSamplingParams(const v1::ResolvedParameters& parameters) {
   params.presence_penalty = parameters.presence_penalty();
   params.frequency_penalty = parameters.frequency_penalty();
   for (int i = 0; i < parameters.logit_bias_token_ids_size(); ++i) {
-    params.logit_bias.emplace_back(parameters.logit_bias_token_ids(i), parameters.logit_bias_values(i));
+    params.logit_bias.emplace_back(parameters.logit_bias_token_ids(i),
+                                   parameters.logit_bias_values(i));
   }
   std::sort(params.logit_bias.begin(), params.logit_bias.end());
   params.min_new_tokens = parameters.min_new_tokens();
@@ -79,12 +104,14 @@ absl::StatusOr<EngineRequest> ToEngineRequest(const worker::v1::Submit& submit, 
                                               Micros now) {
   const v1::ResolvedParameters& parameters = submit.parameters();
   if (absl::Status status = CheckParameters(parameters); !status.ok()) return status;
+  if (absl::Status status = CheckChoices(submit); !status.ok()) return status;
   EngineRequest request;
   request.key = {session, submit.key()};
   request.attempt = submit.attempt();
   request.prompt.assign(submit.prompt_token_ids().begin(), submit.prompt_token_ids().end());
   for (const auto& choice : submit.emitted()) {
-    request.emitted.emplace_back(choice.emitted_token_ids().begin(), choice.emitted_token_ids().end());
+    request.emitted.emplace_back(choice.emitted_token_ids().begin(),
+                                 choice.emitted_token_ids().end());
   }
   request.choice_finished.assign(submit.choice_finished().begin(), submit.choice_finished().end());
   request.params = ToSamplingParams(parameters);
@@ -105,9 +132,15 @@ worker::v1::Finish ToProto(const ChoiceFinish& finish) {
   proto.set_attempt(finish.attempt);
   proto.set_choice(finish.choice);
   switch (finish.reason) {
-    case FinishReason::kStop: proto.set_reason(v1::Finished::STOP); break;
-    case FinishReason::kLength: proto.set_reason(v1::Finished::LENGTH); break;
-    case FinishReason::kAborted: proto.set_reason(v1::Finished::ABORTED); break;
+    case FinishReason::kStop:
+      proto.set_reason(v1::Finished::STOP);
+      break;
+    case FinishReason::kLength:
+      proto.set_reason(v1::Finished::LENGTH);
+      break;
+    case FinishReason::kAborted:
+      proto.set_reason(v1::Finished::ABORTED);
+      break;
   }
   if (finish.stop_token.has_value()) proto.set_stop_token_id(*finish.stop_token);
   proto.set_status_code(static_cast<int>(finish.status.code()));

@@ -1,6 +1,7 @@
 #include "worker/rpc/session_table.h"
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,34 @@ namespace quire {
 
 using worker::v1::SessionEvent;
 using worker::v1::SessionRequest;
+
+namespace {
+
+constexpr size_t kMaxCoordinatorIdBytes = 128;
+constexpr uint32_t kRetryAfterMs = 500;
+
+void AddEntry(uint64_t key, uint32_t attempt, uint32_t choice, uint32_t first_index,
+              std::span<const TokenId> tokens, worker::v1::StepOutput* output) {
+  output->add_key(key);
+  output->add_attempt(attempt);
+  output->add_choice(choice);
+  output->add_first_index(first_index);
+  output->add_num_tokens(static_cast<uint32_t>(tokens.size()));
+  output->mutable_token_ids()->Add(tokens.begin(), tokens.end());
+}
+
+// Arrays that say nothing are left out.
+void LeaveOutDefaults(worker::v1::StepOutput* output) {
+  const auto is_zero = [](uint32_t value) { return value == 0; };
+  const auto is_one = [](uint32_t value) { return value == 1; };
+  if (std::all_of(output->choice().begin(), output->choice().end(), is_zero))
+    output->clear_choice();
+  if (std::all_of(output->num_tokens().begin(), output->num_tokens().end(), is_one)) {
+    output->clear_num_tokens();
+  }
+}
+
+}  // namespace
 
 // One connection: knows its session once Open has come. Its calls come one at a time.
 class SessionTable::Connection final : public SessionTable::Handler {
@@ -29,16 +58,21 @@ class SessionTable::Connection final : public SessionTable::Handler {
       return;
     }
     switch (message.request_case()) {
-      case SessionRequest::kSubmit: return table_->HandleSubmit(*session_, message.submit());
-      case SessionRequest::kCancel: return table_->HandleCancel(*session_, message.cancel());
-      case SessionRequest::kReclaim: return table_->HandleReclaim(*session_, message.reclaim());
-      case SessionRequest::kPing: return table_->HandlePing(*session_, message.ping());
+      case SessionRequest::kSubmit:
+        return table_->HandleSubmit(*this, message.submit());
+      case SessionRequest::kCancel:
+        return table_->HandleCancel(*this, message.cancel());
+      case SessionRequest::kReclaim:
+        return table_->HandleReclaim(*this, message.reclaim());
+      case SessionRequest::kPing:
+        return table_->HandlePing(*this, message.ping());
       case SessionRequest::kOpen:
-      case SessionRequest::REQUEST_NOT_SET: return;  // of a newer version
+      case SessionRequest::REQUEST_NOT_SET:
+        return;  // of a newer version
     }
   }
   void OnClosed(const absl::Status&) override {
-    if (session_.has_value()) table_->HandleLost(*session_, number_);
+    if (session_.has_value()) table_->HandleLost(*this);
   }
 
  private:
@@ -69,29 +103,30 @@ std::unique_ptr<SessionTable::Handler> SessionTable::Connect(std::shared_ptr<Sin
 }
 
 void SessionTable::HandleOpen(Connection* connection, const worker::v1::Open& open) {
-  if (open.coordinator_id().empty() || open.protocol() != 1) {
-    connection->sink_->Close(absl::FailedPreconditionError(
-        absl::StrCat("Open needs a coordinator_id and protocol 1; it has protocol ", open.protocol())));
+  const size_t id_bytes = open.coordinator_id().size();
+  if (id_bytes == 0 || id_bytes > kMaxCoordinatorIdBytes || open.protocol() != 1) {
+    connection->sink_->Close(absl::FailedPreconditionError(absl::StrCat(
+        "Open needs a coordinator_id of 1 to ", kMaxCoordinatorIdBytes,
+        " bytes and protocol 1; it has ", id_bytes, " bytes and protocol ", open.protocol())));
     return;
   }
   std::shared_ptr<Sink> replaced;
   {
     MutexLock lock(mutex_);
-    const auto [entry, is_new] =
-        by_coordinator_.try_emplace(open.coordinator_id(), static_cast<uint32_t>(sessions_.size()));
+    const auto [entry, is_new] = by_coordinator_.try_emplace(open.coordinator_id(), next_session_);
     if (is_new) {
-      sessions_.push_back(std::make_unique<Session>());
-      sessions_.back()->coordinator_id = open.coordinator_id();
+      auto session = std::make_unique<Session>();
+      session->number = next_session_++;
+      session->coordinator_id = open.coordinator_id();
+      sessions_[session->number] = std::move(session);
     }
-    Session& session = *sessions_[entry->second];
-    replaced = std::exchange(session.sink, connection->sink_);
-    session.connection = connection->number_ = next_connection_++;
-    connection->session_ = entry->second;
+    Session& session = *sessions_.at(entry->second);
+    replaced = session.sink;
     // What is still alive belongs to no connection until it is reclaimed.
-    const Micros now = options_.clock();
-    for (auto& [key, request] : session.requests) {
-      if (!request->orphaned_at.has_value()) request->orphaned_at = now;
-    }
+    Lose(session);
+    session.sink = connection->sink_;
+    session.connection = connection->number_ = next_connection_++;
+    connection->session_ = session.number;
     SessionEvent event;
     event.mutable_opened()->set_incarnation(options_.incarnation);
     *event.mutable_opened()->mutable_worker() = info_;
@@ -103,123 +138,166 @@ void SessionTable::HandleOpen(Connection* connection, const worker::v1::Open& op
   if (replaced != nullptr) replaced->Close(absl::AbortedError("superseded by a newer connection"));
 }
 
-void SessionTable::HandleSubmit(uint32_t number, const worker::v1::Submit& submit) {
+void SessionTable::HandleSubmit(const Connection& connection, const worker::v1::Submit& submit) {
   const Micros now = options_.clock();
-  absl::StatusOr<EngineRequest> converted = ToEngineRequest(submit, number, now);
+  absl::StatusOr<EngineRequest> converted = ToEngineRequest(submit, *connection.session_, now);
   MutexLock lock(mutex_);
-  Session& session = *sessions_[number];
-  if (!converted.ok()) return Reject(session, submit.key(), submit.attempt(), converted.status());
+  Session* session = CarriedBy(connection);
+  if (session == nullptr) return;
+  if (!converted.ok()) return Reject(*session, submit.key(), submit.attempt(), converted.status());
+  if (const auto found = session->requests.find(submit.key()); found != session->requests.end()) {
+    Request* living = found->second.get();
+    const bool same = living->attempt == submit.attempt();
+    if (living->attempt > submit.attempt() || (same && !living->orphaned_at.has_value())) return;
+    if (same && !living->has_logprobs) {
+      std::vector<uint32_t> next_index;
+      for (const Choice& choice : living->choices) next_index.push_back(choice.first_index);
+      return Adopt(*session, living, next_index);
+    }
+    Drop(*session, living, absl::AbortedError("superseded by a newer attempt"), nullptr);
+  }
   if (draining_) {
-    return Reject(session, submit.key(), submit.attempt(),
+    return Reject(*session, submit.key(), submit.attempt(),
                   absl::UnavailableError("the worker is draining"));
   }
-  if (const auto found = session.requests.find(submit.key()); found != session.requests.end()) {
-    if (found->second->attempt >= submit.attempt()) return;  // sent again
-    Drop(number, submit.key());
-  }
-  // The same request, placed by another coordinator after its own was lost.
-  if (const auto found = by_request_id_.find(submit.request_id());
-      found != by_request_id_.end() && found->second.session != number &&
-      sessions_[found->second.session]->requests.at(found->second.request)->orphaned_at.has_value()) {
-    Drop(found->second.session, found->second.request);
+  // The same request, placed anew after its coordinator was lost.
+  if (const auto found = by_request_id_.find(submit.request_id()); found != by_request_id_.end()) {
+    Session& owner = *sessions_.at(found->second.session);
+    Request* orphan = owner.requests.at(found->second.request).get();
+    if (orphan->orphaned_at.has_value()) {
+      Drop(owner, orphan, absl::AbortedError("superseded by another coordinator"), nullptr);
+    }
   }
   auto request = std::make_unique<Request>();
   request->key = submit.key();
   request->attempt = submit.attempt();
+  request->placement = converted->attempt = next_placement_++;
   request->request_id = submit.request_id();
+  request->num_prompt_tokens = static_cast<uint32_t>(converted->prompt.size());
   request->arrived_at = now;
-  request->has_logprobs = converted->params.logprobs.has_value() ||
-                          converted->params.prompt_logprobs.has_value();
+  request->has_logprobs =
+      converted->params.logprobs.has_value() || converted->params.prompt_logprobs.has_value();
   request->choices.resize(converted->n);
   for (uint32_t i = 0; i < converted->n; ++i) {
     Choice& choice = request->choices[i];
-    if (i < converted->emitted.size()) choice.first_index = converted->emitted[i].size();
+    if (i < converted->emitted.size()) {
+      choice.first_index = static_cast<uint32_t>(converted->emitted[i].size());
+    }
     choice.finished = i < converted->choice_finished.size() && converted->choice_finished[i];
   }
-  if (absl::Status status = inbox_->PostSubmit(std::move(*converted)); !status.ok()) {
-    return Reject(session, submit.key(), submit.attempt(), status);
+  if (absl::Status status = inbox_->PostSubmit(*std::move(converted)); !status.ok()) {
+    return Reject(*session, submit.key(), submit.attempt(), status);
   }
   if (!submit.request_id().empty()) {
-    by_request_id_[submit.request_id()] = {number, submit.key()};
+    by_request_id_[submit.request_id()] = {session->number, submit.key()};
   }
-  session.requests[submit.key()] = std::move(request);
+  session->requests[submit.key()] = std::move(request);
   ++num_requests_;
 }
 
-void SessionTable::HandleCancel(uint32_t number, const worker::v1::Cancel& cancel) {
+void SessionTable::HandleCancel(const Connection& connection, const worker::v1::Cancel& cancel) {
   MutexLock lock(mutex_);
-  const auto found = sessions_[number]->requests.find(cancel.key());
-  if (found == sessions_[number]->requests.end() || found->second->cancelled) return;
-  std::optional<uint32_t> choice;
+  Session* session = CarriedBy(connection);
+  if (session == nullptr) return;
+  const auto found = session->requests.find(cancel.key());
+  if (found == session->requests.end() || found->second->cancelled) return;
+  Request& request = *found->second;
   std::optional<uint32_t> stop_index;
   if (cancel.has_choice()) {
-    choice = cancel.choice();
-    if (*choice >= found->second->choices.size() || found->second->choices[*choice].finished) return;
+    if (cancel.choice() >= request.choices.size()) return;
+    Choice& choice = request.choices[cancel.choice()];
+    if (choice.finished || std::exchange(choice.cancelled, true)) return;
     if (cancel.has_stop_index()) stop_index = cancel.stop_index();
-  } else {
-    found->second->cancelled = true;
+    inbox_->PostCancel({session->number, request.key}, cancel.choice(), stop_index);
+    return;
   }
-  inbox_->PostCancel({number, cancel.key()}, choice, stop_index);
+  if (request.orphaned_at.has_value()) {
+    return Drop(*session, &request, absl::CancelledError("cancelled"), nullptr);
+  }
+  request.cancelled = true;
+  inbox_->PostCancel({session->number, request.key}, std::nullopt, std::nullopt);
 }
 
-void SessionTable::HandleReclaim(uint32_t number, const worker::v1::Reclaim& reclaim) {
+void SessionTable::HandleReclaim(const Connection& connection, const worker::v1::Reclaim& reclaim) {
   MutexLock lock(mutex_);
-  Session& session = *sessions_[number];
-  const auto found = session.requests.find(reclaim.key());
-  if (found == session.requests.end() || found->second->attempt != reclaim.attempt()) {
-    return Reject(session, reclaim.key(), reclaim.attempt(),
+  Session* session = CarriedBy(connection);
+  if (session == nullptr) return;
+  const auto found = session->requests.find(reclaim.key());
+  if (found == session->requests.end() || found->second->attempt != reclaim.attempt()) {
+    return Reject(*session, reclaim.key(), reclaim.attempt(),
                   absl::NotFoundError("no such request is alive here"));
   }
-  Request& request = *found->second;
-  if (request.has_logprobs) {
-    Reject(session, reclaim.key(), reclaim.attempt(),
-           absl::FailedPreconditionError("log-probabilities cannot be replayed: submit it again"));
-    return Drop(number, reclaim.key());
+  Request* request = found->second.get();
+  absl::Status status;
+  if (request->has_logprobs) {
+    status = absl::FailedPreconditionError("log-probabilities cannot be replayed: submit it again");
   }
-  request.orphaned_at.reset();
-  worker::v1::StepOutput& output = Pending(number);
-  for (uint32_t i = 0; i < request.choices.size(); ++i) {
-    const Choice& choice = request.choices[i];
-    const uint32_t next = static_cast<int>(i) < reclaim.next_index_size() ? reclaim.next_index(i) : 0;
-    const uint32_t end = choice.first_index + choice.tokens.size();
-    if (next >= choice.first_index && next < end) {
-      output.add_key(request.key);
-      output.add_attempt(request.attempt);
-      output.add_choice(i);
-      output.add_first_index(next);
-      output.add_num_tokens(end - next);
-      for (uint32_t index = next; index < end; ++index) {
-        output.add_token_ids(choice.tokens[index - choice.first_index]);
-      }
+  std::vector<uint32_t> next_index(request->choices.size());
+  for (uint32_t i = 0; i < next_index.size() && status.ok(); ++i) {
+    const Choice& choice = request->choices[i];
+    if (static_cast<int>(i) < reclaim.next_index_size()) next_index[i] = reclaim.next_index(i);
+    if (next_index[i] < choice.first_index || next_index[i] > choice.next_index()) {
+      status = absl::FailedPreconditionError(absl::StrCat(
+          "next_index of choice ", i, " is ", next_index[i], "; tokens from ", choice.first_index,
+          " to ", choice.next_index(), " are here: submit it again"));
     }
-    if (choice.finished && choice.finish.key() == request.key) *output.add_finishes() = choice.finish;
   }
-  pending_sessions_.clear();
-  session.has_pending = false;
-  Send(session, std::exchange(session.pending, {}));
-  EraseIfDone(number, &request);
+  if (status.ok()) return Adopt(*session, request, next_index);
+  Reject(*session, reclaim.key(), reclaim.attempt(), status);
+  Drop(*session, request, status, nullptr);
 }
 
-void SessionTable::HandlePing(uint32_t number, const worker::v1::Ping& ping) {
+void SessionTable::HandlePing(const Connection& connection, const worker::v1::Ping& ping) {
   SessionEvent event;
   event.mutable_pong()->set_nonce(ping.nonce());
   event.mutable_pong()->set_last_step(inbox_->steps());
   event.mutable_pong()->set_since_progress_ms(inbox_->SinceProgress() / 1000);
   MutexLock lock(mutex_);
-  Send(*sessions_[number], std::move(event));
+  if (Session* session = CarriedBy(connection); session != nullptr)
+    Send(*session, std::move(event));
 }
 
-void SessionTable::HandleLost(uint32_t number, uint64_t connection) {
+void SessionTable::HandleLost(const Connection& connection) {
   MutexLock lock(mutex_);
-  Session& session = *sessions_[number];
-  if (session.connection != connection) return;
-  session.sink.reset();
-  const Micros now = options_.clock();
-  for (auto& [key, request] : session.requests) request->orphaned_at = now;
+  if (Session* session = CarriedBy(connection); session != nullptr) Lose(*session);
+}
+
+SessionTable::Session* SessionTable::CarriedBy(const Connection& connection) {
+  const auto found = sessions_.find(*connection.session_);
+  if (found == sessions_.end()) return nullptr;
+  Session* session = found->second.get();
+  return session->sink != nullptr && session->connection == connection.number_ ? session : nullptr;
+}
+
+SessionTable::Request* SessionTable::Find(RequestKey key, uint32_t placement) {
+  const auto session = sessions_.find(key.session);
+  if (session == sessions_.end()) return nullptr;
+  const auto found = session->second->requests.find(key.request);
+  if (found == session->second->requests.end() || found->second->placement != placement)
+    return nullptr;
+  return found->second.get();
+}
+
+worker::v1::StepOutput& SessionTable::Pending(uint32_t number) {
+  Session* session = sessions_.at(number).get();
+  if (!session->has_pending) {
+    session->has_pending = true;
+    session->pending.Clear();
+    pending_sessions_.push_back(session);
+  }
+  return *session->pending.mutable_step_output();
 }
 
 void SessionTable::Send(Session& session, SessionEvent event) {
-  if (session.sink != nullptr) session.sink->Write(std::move(event));
+  if (session.sink != nullptr && !session.sink->Write(std::move(event))) Lose(session);
+}
+
+void SessionTable::Lose(Session& session) {
+  session.sink.reset();
+  const Micros now = options_.clock();
+  for (auto& [key, request] : session.requests) {
+    if (!request->orphaned_at.has_value()) request->orphaned_at = now;
+  }
 }
 
 void SessionTable::Reject(Session& session, uint64_t key, uint32_t attempt,
@@ -230,25 +308,29 @@ void SessionTable::Reject(Session& session, uint64_t key, uint32_t attempt,
   rejected.set_attempt(attempt);
   rejected.set_status_code(static_cast<int>(status.code()));
   rejected.set_status_message(std::string(status.message()));
-  if (absl::IsResourceExhausted(status)) rejected.set_retry_after_ms(500);
+  if (absl::IsResourceExhausted(status)) rejected.set_retry_after_ms(kRetryAfterMs);
   Send(session, std::move(event));
 }
 
-SessionTable::Request* SessionTable::Find(RequestKey key, uint32_t attempt) {
-  Session& session = *sessions_[key.session];
-  const auto found = session.requests.find(key.request);
-  if (found == session.requests.end() || found->second->attempt != attempt) return nullptr;
-  return found->second.get();
-}
-
-worker::v1::StepOutput& SessionTable::Pending(uint32_t number) {
-  Session& session = *sessions_[number];
-  if (!session.has_pending) {
-    session.has_pending = true;
-    session.pending.Clear();
-    pending_sessions_.push_back(number);
+void SessionTable::Adopt(Session& session, Request* request,
+                         const std::vector<uint32_t>& next_index) {
+  request->orphaned_at.reset();
+  SessionEvent event;
+  worker::v1::StepOutput& output = *event.mutable_step_output();
+  for (uint32_t i = 0; i < request->choices.size(); ++i) {
+    const Choice& choice = request->choices[i];
+    if (next_index[i] < choice.next_index()) {
+      const auto begin = choice.tokens.begin() + (next_index[i] - choice.first_index);
+      AddEntry(request->key, request->attempt, i, next_index[i], {begin, choice.tokens.end()},
+               &output);
+    }
+    if (choice.finish.has_value()) *output.add_finishes() = *choice.finish;
   }
-  return *session.pending.mutable_step_output();
+  if (output.key_size() > 0 || output.finishes_size() > 0) {
+    LeaveOutDefaults(&output);
+    Send(session, std::move(event));
+  }
+  EraseIfDone(session, request);
 }
 
 void SessionTable::OnOutput(EngineOutput& output) {
@@ -259,22 +341,17 @@ void SessionTable::OnOutput(EngineOutput& output) {
     if (request == nullptr) continue;
     if (request->first_token_at < 0) request->first_token_at = now;
     Choice& choice = request->choices[entry.choice];
-    const auto first = output.tokens.begin() + entry.first_token;
-    choice.tokens.insert(choice.tokens.end(), first, first + entry.num_tokens);
+    const std::span<const TokenId> tokens(&output.tokens[entry.first_token], entry.num_tokens);
+    choice.tokens.insert(choice.tokens.end(), tokens.begin(), tokens.end());
     if (request->orphaned_at.has_value()) continue;
-    worker::v1::StepOutput& message = Pending(entry.key.session);
-    message.add_key(entry.key.request);
-    message.add_attempt(entry.attempt);
-    message.add_choice(entry.choice);
-    message.add_first_index(entry.first_index);
-    message.add_num_tokens(entry.num_tokens);
-    for (uint32_t i = 0; i < entry.num_tokens; ++i) message.add_token_ids(first[i]);
+    AddEntry(request->key, request->attempt, entry.choice, entry.first_index, tokens,
+             &Pending(entry.key.session));
   }
   for (const EngineOutput::Logprobs& logprobs : output.logprobs) {
     Request* request = Find(logprobs.key, logprobs.attempt);
     if (request == nullptr || request->orphaned_at.has_value()) continue;
     worker::v1::EntryLogprobs& entry = *Pending(logprobs.key.session).add_logprobs();
-    entry.set_key(logprobs.key.request);
+    entry.set_key(request->key);
     entry.set_choice(logprobs.choice);
     entry.set_first_index(logprobs.first_index);
     for (const TokenLogprobs& token : logprobs.output) *entry.add_output() = ToProto(token);
@@ -284,9 +361,9 @@ void SessionTable::OnOutput(EngineOutput& output) {
     Request* request = Find(notice.key, notice.attempt);
     if (request == nullptr || request->orphaned_at.has_value()) continue;
     worker::v1::EntryNotice& entry = *Pending(notice.key.session).add_notices();
-    entry.set_key(notice.key.request);
-    entry.mutable_notice()->set_kind(notice.kind == NoticeKind::kPreempted ? v1::Notice::PREEMPTED
-                                                                           : v1::Notice::RECOMPUTED);
+    entry.set_key(request->key);
+    entry.mutable_notice()->set_kind(
+        notice.kind == NoticeKind::kPreempted ? v1::Notice::PREEMPTED : v1::Notice::RECOMPUTED);
     entry.mutable_notice()->set_why(notice.why);
   }
   for (const ChoiceFinish& finish : output.finishes) {
@@ -295,60 +372,60 @@ void SessionTable::OnOutput(EngineOutput& output) {
     Choice& choice = request->choices[finish.choice];
     choice.finished = true;
     choice.finish = ToProto(finish);
+    choice.finish->set_attempt(request->attempt);
     if (!request->orphaned_at.has_value()) {
-      *Pending(finish.key.session).add_finishes() = choice.finish;
+      *Pending(finish.key.session).add_finishes() = *choice.finish;
     }
   }
-  for (const uint32_t number : pending_sessions_) {
-    Session& session = *sessions_[number];
-    worker::v1::StepOutput& message = *session.pending.mutable_step_output();
+  for (Session* session : pending_sessions_) {
+    worker::v1::StepOutput& message = *session->pending.mutable_step_output();
     message.set_step(output.step);
-    // Arrays that say nothing are left out.
-    const auto is_zero = [](uint32_t value) { return value == 0; };
-    const auto is_one = [](uint32_t value) { return value == 1; };
-    if (std::all_of(message.choice().begin(), message.choice().end(), is_zero)) message.clear_choice();
-    if (std::all_of(message.num_tokens().begin(), message.num_tokens().end(), is_one)) {
-      message.clear_num_tokens();
-    }
-    session.has_pending = false;
-    Send(session, std::exchange(session.pending, {}));
+    LeaveOutDefaults(&message);
+    session->has_pending = false;
+    Send(*session, std::exchange(session->pending, {}));
   }
   pending_sessions_.clear();
   for (const ChoiceFinish& finish : output.finishes) {
     Request* request = Find(finish.key, finish.attempt);
-    if (request != nullptr) EraseIfDone(finish.key.session, request);
+    if (request != nullptr) EraseIfDone(*sessions_.at(finish.key.session), request);
   }
 }
 
-void SessionTable::EraseIfDone(uint32_t number, Request* request) {
+void SessionTable::EraseIfDone(Session& session, Request* request) {
   // An orphan's end waits for the coordinator that may reclaim it.
   if (request->orphaned_at.has_value()) return;
   const bool done = std::all_of(request->choices.begin(), request->choices.end(),
                                 [](const Choice& choice) { return choice.finished; });
   if (!done) return;
-  Session& session = *sessions_[number];
   Report(session, *request);
   if (const auto found = by_request_id_.find(request->request_id);
-      found != by_request_id_.end() && found->second == RequestKey{number, request->key}) {
+      found != by_request_id_.end() && found->second == RequestKey{session.number, request->key}) {
     by_request_id_.erase(found);
   }
   session.requests.erase(request->key);
   if (--num_requests_ == 0) idle_.NotifyAll();
 }
 
-void SessionTable::Drop(uint32_t number, uint64_t key) {
-  Session& session = *sessions_[number];
-  Request* request = session.requests.at(key).get();
-  inbox_->PostCancel({number, key}, std::nullopt, std::nullopt);
+void SessionTable::Drop(Session& session, Request* request, const absl::Status& why,
+                        worker::v1::StepOutput* ends) {
+  inbox_->PostCancel({session.number, request->key}, std::nullopt, std::nullopt);
   request->orphaned_at.reset();
-  for (Choice& choice : request->choices) {
+  for (uint32_t i = 0; i < request->choices.size(); ++i) {
+    Choice& choice = request->choices[i];
     if (choice.finished) continue;
     choice.finished = true;
-    choice.finish.set_status_code(static_cast<int>(absl::StatusCode::kCancelled));
-    choice.finish.set_status_message("its coordinator is gone");
-    choice.finish.mutable_usage()->set_output_tokens(choice.first_index + choice.tokens.size());
+    worker::v1::Finish& finish = choice.finish.emplace();
+    finish.set_key(request->key);
+    finish.set_attempt(request->attempt);
+    finish.set_choice(i);
+    finish.set_reason(v1::Finished::ABORTED);
+    finish.set_status_code(static_cast<int>(why.code()));
+    finish.set_status_message(std::string(why.message()));
+    finish.mutable_usage()->set_prompt_tokens(request->num_prompt_tokens);
+    finish.mutable_usage()->set_output_tokens(choice.next_index());
+    if (ends != nullptr) *ends->add_finishes() = finish;
   }
-  EraseIfDone(number, request);
+  EraseIfDone(session, request);
 }
 
 void SessionTable::Report(const Session& session, const Request& request) {
@@ -357,35 +434,31 @@ void SessionTable::Report(const Session& session, const Request& request) {
   record.request_id = request.request_id;
   record.coordinator_id = session.coordinator_id;
   record.choices = static_cast<uint32_t>(request.choices.size());
+  record.prompt_tokens = request.num_prompt_tokens;
   for (const Choice& choice : request.choices) {
-    if (record.status.ok() && choice.finish.status_code() != 0) {
-      record.status = absl::Status(static_cast<absl::StatusCode>(choice.finish.status_code()),
-                                   choice.finish.status_message());
+    if (!choice.finish.has_value()) continue;
+    const worker::v1::Finish& finish = *choice.finish;
+    if (record.status.ok() && finish.status_code() != 0) {
+      record.status = absl::Status(static_cast<absl::StatusCode>(finish.status_code()),
+                                   finish.status_message());
     }
-    record.prompt_tokens = std::max(record.prompt_tokens, choice.finish.usage().prompt_tokens());
-    record.cached_tokens += choice.finish.usage().cached_tokens();
-    record.output_tokens += choice.finish.usage().output_tokens();
-    record.queued = std::max(record.queued,
-                             static_cast<Micros>(choice.finish.timings().queued_ms() * 1000));
+    record.cached_tokens += finish.usage().cached_tokens();
+    record.output_tokens += finish.usage().output_tokens();
+    record.queued =
+        std::max(record.queued, static_cast<Micros>(finish.timings().queued_ms() * 1000));
   }
   if (request.first_token_at >= 0) record.first_token = request.first_token_at - request.arrived_at;
   record.total = options_.clock() - request.arrived_at;
   options_.on_request_end(record);
 }
 
-void SessionTable::OnRejected(RequestKey key, uint32_t attempt, const absl::Status& status) {
+void SessionTable::OnRejected(RequestKey key, uint32_t placement, const absl::Status& status) {
   MutexLock lock(mutex_);
-  Request* request = Find(key, attempt);
+  Request* request = Find(key, placement);
   if (request == nullptr) return;
-  Session& session = *sessions_[key.session];
-  Reject(session, key.request, attempt, status);
-  for (Choice& choice : request->choices) {
-    choice.finished = true;
-    choice.finish.set_status_code(static_cast<int>(status.code()));
-    choice.finish.set_status_message(std::string(status.message()));
-  }
-  request->orphaned_at.reset();
-  EraseIfDone(key.session, request);
+  Session& session = *sessions_.at(key.session);
+  Reject(session, request->key, request->attempt, status);
+  Drop(session, request, status, nullptr);
 }
 
 void SessionTable::OnLoad(const EngineLoad& load) {
@@ -399,12 +472,16 @@ void SessionTable::OnLoad(const EngineLoad& load) {
   load_.set_kv_used_bytes(load.kv_used_bytes);
   load_.set_draining(draining_);
   output_tokens_ = load.output_tokens;
-  for (const auto& session : sessions_) {
+  SendLoad();
+  if (options_.on_load) options_.on_load(load_);
+}
+
+void SessionTable::SendLoad() {
+  for (auto& [number, session] : sessions_) {
     SessionEvent event;
     *event.mutable_load() = load_;
     Send(*session, std::move(event));
   }
-  if (options_.on_load) options_.on_load(load_);
 }
 
 void SessionTable::Tick() {
@@ -417,14 +494,24 @@ void SessionTable::Tick() {
     rate_tokens_ = output_tokens_;
     rate_since_ = now;
   }
-  for (uint32_t number = 0; number < sessions_.size(); ++number) {
-    std::vector<uint64_t> expired;
-    for (const auto& [key, request] : sessions_[number]->requests) {
-      if (request->orphaned_at.has_value() && now - *request->orphaned_at >= options_.orphan_grace) {
-        expired.push_back(key);
+  for (auto& [number, session] : sessions_) {
+    std::vector<Request*> expired;
+    for (auto& [key, request] : session->requests) {
+      if (request->orphaned_at.has_value() &&
+          now - *request->orphaned_at >= options_.orphan_grace) {
+        expired.push_back(request.get());
       }
     }
-    for (const uint64_t key : expired) Drop(number, key);
+    for (Request* request : expired) {
+      Drop(*session, request, absl::CancelledError("its coordinator is gone"), nullptr);
+    }
+  }
+  for (auto next = sessions_.begin(); next != sessions_.end();) {
+    const auto current = next++;
+    const Session& session = *current->second;
+    if (session.sink != nullptr || !session.requests.empty()) continue;
+    by_coordinator_.erase(session.coordinator_id);
+    sessions_.erase(current);
   }
 }
 
@@ -432,37 +519,21 @@ void SessionTable::StartDraining() {
   MutexLock lock(mutex_);
   draining_ = true;
   load_.set_draining(true);
-  for (const auto& session : sessions_) {
-    SessionEvent event;
-    *event.mutable_load() = load_;
-    Send(*session, std::move(event));
-  }
+  SendLoad();
 }
 
 void SessionTable::EndAll() {
   MutexLock lock(mutex_);
-  for (uint32_t number = 0; number < sessions_.size(); ++number) {
-    Session& session = *sessions_[number];
-    std::vector<uint64_t> keys;
-    for (const auto& [key, request] : session.requests) keys.push_back(key);
-    for (const uint64_t key : keys) {
-      const Request& request = *session.requests.at(key);
-      SessionEvent event;
-      for (uint32_t i = 0; i < request.choices.size(); ++i) {
-        if (request.choices[i].finished) continue;
-        worker::v1::Finish& finish = *event.mutable_step_output()->add_finishes();
-        finish.set_key(key);
-        finish.set_attempt(request.attempt);
-        finish.set_choice(i);
-        finish.set_reason(v1::Finished::ABORTED);
-        finish.set_status_code(static_cast<int>(absl::StatusCode::kUnavailable));
-        finish.set_status_message("the worker shut down");
-        finish.mutable_usage()->set_output_tokens(request.choices[i].first_index +
-                                                  request.choices[i].tokens.size());
-      }
-      Send(session, std::move(event));
-      Drop(number, key);
+  for (auto& [number, session] : sessions_) {
+    std::vector<Request*> living;
+    for (auto& [key, request] : session->requests) living.push_back(request.get());
+    if (living.empty()) continue;
+    SessionEvent event;
+    for (Request* request : living) {
+      Drop(*session, request, absl::UnavailableError("the worker shut down"),
+           event.mutable_step_output());
     }
+    Send(*session, std::move(event));
   }
 }
 

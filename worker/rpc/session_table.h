@@ -1,6 +1,8 @@
 #ifndef QUIRE_WORKER_RPC_SESSION_TABLE_H_
 #define QUIRE_WORKER_RPC_SESSION_TABLE_H_
 
+#include <quire/worker/v1/worker.pb.h>
+
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -9,7 +11,6 @@
 #include <string>
 #include <vector>
 
-#include <quire/worker/v1/worker.pb.h>
 #include "absl/container/flat_hash_map.h"
 #include "common/message_stream.h"
 #include "common/mutex.h"
@@ -18,12 +19,14 @@
 
 namespace quire {
 
-// The sessions of a worker: one for each coordinator_id, whatever connection carries it at the moment.
+// The sessions of a worker: one for each coordinator_id, whatever connection carries it at the
+// moment.
 //
 // Requests go to the engine, and each step's output is sorted into one message a session. A session
-// whose connection is lost keeps its live requests for a grace period: the coordinator comes back and
-// reclaims them, or they are cancelled. The engine never waits here: a connection whose outbox is full
-// counts as lost.
+// whose connection is lost keeps its live requests for a grace period: the coordinator comes back
+// and reclaims them, submits them again (which counts as a reclaim from the start), or they are
+// cancelled; a Cancel of one that was not reclaimed ends it without an answer. The engine never
+// waits here: a connection whose outbox is full counts as lost.
 //
 // Thread safe. Calls from the engine's thread (EngineListener) and from connections may interleave.
 class SessionTable final : public EngineListener {
@@ -50,8 +53,8 @@ class SessionTable final : public EngineListener {
     std::string incarnation;
     Micros orphan_grace = 10'000'000;
     std::function<Micros()> clock;
-    std::function<void(const RequestRecord&)> on_request_end;    // may be null
-    std::function<void(const worker::v1::Load&)> on_load;        // may be null; must return at once
+    std::function<void(const RequestRecord&)> on_request_end;  // may be null
+    std::function<void(const worker::v1::Load&)> on_load;      // may be null; must return at once
     std::function<void(const absl::Status&)> on_fatal;
   };
   SessionTable(Options options);
@@ -75,11 +78,12 @@ class SessionTable final : public EngineListener {
   void StartDraining();
   // Ends what still lives, with UNAVAILABLE.
   void EndAll();
-  // Waits until no request lives, or until `deadline` (steady clock, microseconds). True: none does.
+  // Waits until no request lives, or until `deadline` (steady clock, microseconds). True: none
+  // does.
   bool WaitUntilIdle(Micros deadline);
 
   void OnOutput(EngineOutput& output) override;
-  void OnRejected(RequestKey key, uint32_t attempt, const absl::Status& status) override;
+  void OnRejected(RequestKey key, uint32_t placement, const absl::Status& status) override;
   void OnLoad(const EngineLoad& load) override;
   void OnFatal(const absl::Status& status) override { options_.on_fatal(status); }
 
@@ -89,13 +93,17 @@ class SessionTable final : public EngineListener {
   struct Choice {
     uint32_t first_index = 0;     // of tokens[0], in the choice's output
     std::vector<TokenId> tokens;  // what this worker made, to be replayed to one who reclaims
+    bool cancelled = false;       // a Cancel of its own was posted
     bool finished = false;
-    worker::v1::Finish finish;
+    std::optional<worker::v1::Finish> finish;  // none if it had ended before it came here
+    uint32_t next_index() const { return first_index + static_cast<uint32_t>(tokens.size()); }
   };
   struct Request {
     uint64_t key = 0;
-    uint32_t attempt = 0;
+    uint32_t attempt = 0;    // the coordinator's count
+    uint32_t placement = 0;  // ours: what the engine says of an earlier one under this key is void
     std::string request_id;
+    uint32_t num_prompt_tokens = 0;
     std::vector<Choice> choices;
     bool has_logprobs = false;
     bool cancelled = false;
@@ -104,9 +112,10 @@ class SessionTable final : public EngineListener {
     Micros first_token_at = -1;
   };
   struct Session {
+    uint32_t number = 0;
     std::string coordinator_id;
     std::shared_ptr<Sink> sink;  // null while no connection carries it
-    uint64_t connection = 0;     // which one, to tell a late end of an earlier one
+    uint64_t connection = 0;     // which one, to tell a late word of an earlier one
     absl::flat_hash_map<uint64_t, std::unique_ptr<Request>> requests;
     worker::v1::SessionEvent pending;  // of the output being sorted
     bool has_pending = false;
@@ -114,20 +123,35 @@ class SessionTable final : public EngineListener {
   class Connection;
 
   void HandleOpen(Connection* connection, const worker::v1::Open& open);
-  void HandleSubmit(uint32_t session, const worker::v1::Submit& submit);
-  void HandleCancel(uint32_t session, const worker::v1::Cancel& cancel);
-  void HandleReclaim(uint32_t session, const worker::v1::Reclaim& reclaim);
-  void HandlePing(uint32_t session, const worker::v1::Ping& ping);
-  void HandleLost(uint32_t session, uint64_t connection);
+  void HandleSubmit(const Connection& connection, const worker::v1::Submit& submit);
+  void HandleCancel(const Connection& connection, const worker::v1::Cancel& cancel);
+  void HandleReclaim(const Connection& connection, const worker::v1::Reclaim& reclaim);
+  void HandlePing(const Connection& connection, const worker::v1::Ping& ping);
+  void HandleLost(const Connection& connection);
 
+  // The session that a connection carries; null if a newer one carries it, or it counts as lost.
+  Session* CarriedBy(const Connection& connection) QUIRE_REQUIRES(mutex_);
+  // Null if the request, or this placement of it, is forgotten.
+  Request* Find(RequestKey key, uint32_t placement) QUIRE_REQUIRES(mutex_);
+  worker::v1::StepOutput& Pending(uint32_t session) QUIRE_REQUIRES(mutex_);
+
+  // A connection that does not take the event is lost.
   void Send(Session& session, worker::v1::SessionEvent event) QUIRE_REQUIRES(mutex_);
+  void SendLoad() QUIRE_REQUIRES(mutex_);
+  void Lose(Session& session) QUIRE_REQUIRES(mutex_);
   void Reject(Session& session, uint64_t key, uint32_t attempt, const absl::Status& status)
       QUIRE_REQUIRES(mutex_);
-  Request* Find(RequestKey key, uint32_t attempt) QUIRE_REQUIRES(mutex_);
-  worker::v1::StepOutput& Pending(uint32_t session) QUIRE_REQUIRES(mutex_);
+  // Gives an orphan to the session's connection, with its tokens from next_index on, one entry a
+  // choice.
+  void Adopt(Session& session, Request* request, const std::vector<uint32_t>& next_index)
+      QUIRE_REQUIRES(mutex_);
+
   // Forgets a request all of whose choices have ended and been told.
-  void EraseIfDone(uint32_t session, Request* request) QUIRE_REQUIRES(mutex_);
-  void Drop(uint32_t session, uint64_t key) QUIRE_REQUIRES(mutex_);
+  void EraseIfDone(Session& session, Request* request) QUIRE_REQUIRES(mutex_);
+  // Cancels a request and forgets it. `ends` gets the ends of its running choices, unless it is
+  // null.
+  void Drop(Session& session, Request* request, const absl::Status& why,
+            worker::v1::StepOutput* ends) QUIRE_REQUIRES(mutex_);
   void Report(const Session& session, const Request& request) QUIRE_REQUIRES(mutex_);
 
   const Options options_;
@@ -136,11 +160,15 @@ class SessionTable final : public EngineListener {
   mutable Mutex mutex_;
   CondVar idle_;
   worker::v1::WorkerInfo info_ QUIRE_GUARDED_BY(mutex_);
-  std::vector<std::unique_ptr<Session>> sessions_ QUIRE_GUARDED_BY(mutex_);  // by number
+  // By number; a number is never used again. Gone when nothing carries it and no request lives in
+  // it.
+  absl::flat_hash_map<uint32_t, std::unique_ptr<Session>> sessions_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, uint32_t> by_coordinator_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, RequestKey> by_request_id_ QUIRE_GUARDED_BY(mutex_);
-  std::vector<uint32_t> pending_sessions_ QUIRE_GUARDED_BY(mutex_);
+  std::vector<Session*> pending_sessions_ QUIRE_GUARDED_BY(mutex_);  // empty between outputs
+  uint32_t next_session_ QUIRE_GUARDED_BY(mutex_) = 0;
   uint64_t next_connection_ QUIRE_GUARDED_BY(mutex_) = 1;
+  uint32_t next_placement_ QUIRE_GUARDED_BY(mutex_) = 0;
   size_t num_requests_ QUIRE_GUARDED_BY(mutex_) = 0;
   bool draining_ QUIRE_GUARDED_BY(mutex_) = false;
   worker::v1::Load load_ QUIRE_GUARDED_BY(mutex_);

@@ -1,12 +1,14 @@
 #include "worker/engine/engine_loop.h"
 
+#include <gtest/gtest.h>
+
 #include <map>
 #include <memory>
 #include <thread>
 #include <vector>
 
-#include <gtest/gtest.h>
 #include "common/mutex.h"
+#include "tests/fakes/gated_executor.h"
 #include "tests/worker/engine/engine_fixture.h"
 
 namespace quire {
@@ -53,13 +55,20 @@ class Collector final : public EngineListener {
   }
   EngineLoad WaitForIdleLoad() {
     MutexLock lock(mutex_);
-    while (loads_.empty() || loads_.back().running + loads_.back().waiting > 0) changed_.Wait(mutex_);
+    while (loads_.empty() || loads_.back().running + loads_.back().waiting > 0)
+      changed_.Wait(mutex_);
     return loads_.back();
   }
   absl::Status WaitForFatal() {
     MutexLock lock(mutex_);
     while (fatal_.ok()) changed_.Wait(mutex_);
     return fatal_;
+  }
+  void WaitForLoad(uint32_t running, uint32_t waiting) {
+    MutexLock lock(mutex_);
+    while (loads_.empty() || loads_.back().running != running || loads_.back().waiting != waiting) {
+      changed_.Wait(mutex_);
+    }
   }
   std::vector<TokenId> tokens(uint64_t request) {
     MutexLock lock(mutex_);
@@ -133,19 +142,43 @@ TEST(EngineLoopMailboxTest, IsBounded) {
   Collector collector;
   const ExecutorLimits limits = TestLimits(16, 4, 2, 8, 1);
   EngineLoop loop(MakeTestEngine(SchedulerOptions(limits)),
-                  std::make_unique<FakeExecutor>(FakeExecutor::Options{.limits = limits}), &collector, 2);
+                  std::make_unique<FakeExecutor>(FakeExecutor::Options{.limits = limits}),
+                  &collector, 2);
   EXPECT_TRUE(loop.PostSubmit(MakeRequest(1, {1}, 1)).ok());
   EXPECT_TRUE(loop.PostSubmit(MakeRequest(2, {1}, 1)).ok());
   EXPECT_EQ(loop.PostSubmit(MakeRequest(3, {1}, 1)).code(), absl::StatusCode::kResourceExhausted);
   loop.Start();
   collector.WaitForFinish(2);
+  // What the loop has taken no longer counts.
+  EXPECT_TRUE(loop.PostSubmit(MakeRequest(4, {1}, 1)).ok());
+  collector.WaitForFinish(4);
+}
+
+TEST(EngineLoopLoadTest, TellsOfEveryBeginningAndEnd) {
+  Collector collector;
+  StepGate gate;
+  const ExecutorLimits limits = TestLimits(16, 4, 1, 8, 1);  // one slot
+  EngineLoop loop(MakeTestEngine(SchedulerOptions(limits)),
+                  std::make_unique<GatedExecutor>(FakeExecutor::Options{.limits = limits}, &gate),
+                  &collector, 2);
+  loop.Start();
+  ASSERT_TRUE(loop.PostSubmit(MakeRequest(1, {1}, 5)).ok());
+  gate.Allow(1);
+  collector.WaitForLoad(1, 0);
+  ASSERT_TRUE(loop.PostSubmit(MakeRequest(2, {1}, 3)).ok());
+  gate.Allow(2);  // it may arrive in the middle of a step
+  collector.WaitForLoad(1, 1);
+  gate.Open();
+  collector.WaitForLoad(0, 0);
 }
 
 class BrokenExecutor final : public ModelExecutor {
  public:
   explicit BrokenExecutor(const ExecutorLimits& limits) : limits_(limits) {}
   const ExecutorLimits& limits() const override { return limits_; }
-  absl::Status Launch(const StepPlan&) override { return absl::InternalError("the device is gone"); }
+  absl::Status Launch(const StepPlan&) override {
+    return absl::InternalError("the device is gone");
+  }
   absl::Status Collect(StepResult*) override { return absl::InternalError("the device is gone"); }
 
  private:
@@ -155,8 +188,8 @@ class BrokenExecutor final : public ModelExecutor {
 TEST(EngineLoopFatalTest, ALostDeviceIsReported) {
   Collector collector;
   const ExecutorLimits limits = TestLimits(16, 4, 2, 8, 1);
-  EngineLoop loop(MakeTestEngine(SchedulerOptions(limits)), std::make_unique<BrokenExecutor>(limits),
-                  &collector, 2);
+  EngineLoop loop(MakeTestEngine(SchedulerOptions(limits)),
+                  std::make_unique<BrokenExecutor>(limits), &collector, 2);
   loop.Start();
   ASSERT_TRUE(loop.PostSubmit(MakeRequest(1, {1}, 1)).ok());
   EXPECT_EQ(collector.WaitForFatal().message(), "the device is gone");

@@ -1,5 +1,7 @@
-// Random company, tiny pools, cancels and steps in flight: whatever the schedule, each request gets the
-// tokens that it gets alone, and in the end every block is back.
+// Random company, tiny pools, cancels and steps in flight: whatever the schedule, each request gets
+// the tokens that it gets alone, and in the end every block is back.
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -7,7 +9,6 @@
 #include <random>
 #include <vector>
 
-#include <gtest/gtest.h>
 #include "tests/worker/engine/engine_fixture.h"
 
 namespace quire {
@@ -119,9 +120,11 @@ TEST(RandomScheduleTest, TokensDependOnTheRequestAlone) {
     preemptions += schedule.preemptions();
     hits += schedule.hits();
   }
-  std::printf("summary: engine over a fake device: %d schedules, %lu preemptions, %lu tokens of prefix hits, "
-              "every token as alone\n",
-              NumSchedules(), preemptions, hits);
+  std::printf(
+      "summary: engine over a fake device: %d schedules, %lu preemptions, %lu tokens of prefix "
+      "hits, "
+      "every token as alone\n",
+      NumSchedules(), preemptions, hits);
   // The schedules did what they are for.
   EXPECT_GT(preemptions, uint64_t(NumSchedules()) / 4);
   EXPECT_GT(hits, uint64_t(NumSchedules()) * 3);

@@ -1,10 +1,11 @@
 #include "worker/engine/request_engine.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <memory>
 #include <vector>
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 #include "scheduler/batch/serial_scheduler.h"
 #include "tests/worker/engine/engine_fixture.h"
 
@@ -97,9 +98,32 @@ TEST_F(RequestEngineTest, SaysWhatIsWrong) {
               HasSubstr("exceed the context of 512"));
   const absl::Status too_large = driver_.Submit(MakeRequest(1, {1}, 300));
   EXPECT_EQ(too_large.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(too_large.message(), HasSubstr("needs 76 KV blocks of 4 tokens and the worker has 64"));
+  EXPECT_THAT(too_large.message(),
+              HasSubstr("needs 76 KV blocks of 4 tokens and the worker has 64"));
   ASSERT_TRUE(driver_.Submit(MakeRequest(1, {1}, 1)).ok());
   EXPECT_EQ(driver_.Submit(MakeRequest(1, {1}, 1)).code(), absl::StatusCode::kAlreadyExists);
+}
+
+TEST_F(RequestEngineTest, ARefusedRequestLeavesNothing) {
+  // Its first choice has ended already; its second does not fit.
+  EngineRequest request = MakeRequest(1, {1, 2}, 300);
+  request.n = 2;
+  request.params.stop_token_ids = {9};
+  request.emitted = {{9}};
+  EXPECT_EQ(driver_.Submit(request).code(), absl::StatusCode::kFailedPrecondition);
+  driver_.RunUntilIdle();
+  EXPECT_FALSE(driver_.stream(1, 0).finished);
+  EXPECT_EQ(driver_.engine().load().waiting, 0u);
+  EXPECT_TRUE(driver_.Submit(MakeRequest(1, {1}, 1)).ok());
+}
+
+TEST_F(RequestEngineTest, IdsThatTheSamplerWritesToAreInTheVocabulary) {
+  EngineRequest biased = MakeRequest(1, {1}, 1);
+  biased.params.logit_bias = {{3, 1.0f}, {kTestVocabulary, 1.0f}};
+  EXPECT_THAT(driver_.Submit(biased).message(), HasSubstr("logit_bias[1] is 50000"));
+  EngineRequest eos = MakeRequest(1, {1}, 1);
+  eos.params.eos_token_ids = {~0u};
+  EXPECT_THAT(driver_.Submit(eos).message(), HasSubstr("eos_token_ids[0]"));
 }
 
 TEST(RequestEngineFaultTest, OneBadRowFailsItsRequestAlone) {
@@ -122,10 +146,10 @@ TEST(RequestEngineFaultTest, OneBadRowFailsItsRequestAlone) {
 
 TEST(RequestEngineBaselineTest, TheSameRequestsOneAtATime) {
   ExecutorLimits limits = TestLimits(0, 0, 1, kTestContext, 1);
-  EngineDriver driver(std::make_unique<RequestEngine>(
-                          RequestEngine::Options{kTestContext, kTestVocabulary},
-                          std::make_unique<SerialScheduler>(10)),
-                      {.limits = limits});
+  EngineDriver driver(
+      std::make_unique<RequestEngine>(RequestEngine::Options{kTestContext, kTestVocabulary},
+                                      std::make_unique<SerialScheduler>(10)),
+      {.limits = limits});
   for (uint64_t id = 0; id < 3; ++id) {
     EngineRequest request = MakeRequest(id, {TokenId(id), 1, 2}, 8);
     request.n = 2;
