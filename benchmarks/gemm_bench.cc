@@ -8,26 +8,20 @@
 // four times the last-level cache together. All products of a pass run in one region with a
 // barrier after each, as in a transformer's step. Figures are medians over the repeats.
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
-#include <cstring>
 #include <iostream>
 #include <string>
 #include <vector>
 
 #include "CLI/CLI.hpp"
-#include "nlohmann/json.hpp"
+#include "benchmarks/bench_support.h"
 #include "scheduler/check.h"
 #include "worker/device/cpu/gemm/gemm.h"
 #include "worker/device/cpu/gemm/self_test.h"
 
 namespace quire {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct Shape {
   const char* name;
@@ -42,61 +36,17 @@ constexpr Shape kShapes[] = {
     {"tiny_lm_head", 8192, 384},
 };
 
-double Seconds(std::chrono::steady_clock::duration duration) {
-  return std::chrono::duration<double>(duration).count();
-}
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
-
 // Seconds of each of `repeats` runs of fn, after one that warms up.
 template <typename Fn>
 std::vector<double> Time(int repeats, Fn fn) {
   fn();
   std::vector<double> seconds;
   for (int i = 0; i < repeats; ++i) {
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch watch;
     fn();
-    seconds.push_back(Seconds(std::chrono::steady_clock::now() - start));
+    seconds.push_back(watch.Seconds());
   }
   return seconds;
-}
-
-int64_t CacheBytes() {
-  const long reported = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  return reported > 0 ? reported : int64_t{32} << 20;
-}
-
-// GB/s at which all threads together read memory front to back, each its own part.
-double MeasureReadBandwidth(ThreadPool& pool, int repeats) {
-  using Vector = uint64_t __attribute__((vector_size(64)));
-  constexpr int64_t kBytes = int64_t{1} << 30;
-  constexpr int64_t kPrefetchVectors = 32;
-  absl::StatusOr<AlignedBuffer> buffer = AlignedBuffer::Create(kBytes);
-  QUIRE_CHECK(buffer.ok());
-  std::memset(buffer->data(), 1, kBytes);
-  const auto* vectors = reinterpret_cast<const Vector*>(buffer->data());
-  const int64_t num_vectors = kBytes / static_cast<int64_t>(sizeof(Vector));
-  std::vector<uint64_t> sinks(pool.num_threads() * 8);
-  const std::vector<double> seconds = Time(repeats, [&] {
-    pool.Run([&](ThreadContext& context) {
-      const int64_t begin = num_vectors * context.index() / context.count();
-      const int64_t end = num_vectors * (context.index() + 1) / context.count();
-      Vector sums[4] = {};
-      for (int64_t i = begin; i + 4 <= end; i += 4) {
-        for (int j = 0; j < 4; ++j) {
-          __builtin_prefetch(vectors + i + j + kPrefetchVectors);
-          sums[j] += vectors[i + j];
-        }
-      }
-      sinks[context.index() * 8] += (sums[0] + sums[1] + sums[2] + sums[3])[0];
-    });
-  });
-  QUIRE_CHECK(sinks[0] != 0);
-  return kBytes / Median(seconds) / 1e9;
 }
 
 template <typename T>
@@ -119,9 +69,9 @@ std::vector<T> SmallValues(int64_t count) {
 // One row of the result for every m.
 template <typename T>
 void MeasureShape(ThreadPool& pool, Isa isa, GemmDtype dtype, const Shape& shape,
-                  const std::vector<int64_t>& batch_sizes, int repeats, Json* rows) {
+                  const std::vector<int64_t>& batch_sizes, int repeats, BenchJson* rows) {
   const int64_t weight_bytes = shape.n * shape.k * static_cast<int64_t>(sizeof(T));
-  const int64_t num_copies = std::max<int64_t>(1, 4 * CacheBytes() / weight_bytes);
+  const int64_t num_copies = std::max<int64_t>(1, 4 * LastLevelCacheBytes() / weight_bytes);
   std::vector<PackedWeights> copies;
   const std::vector<T> source = SmallValues<T>(shape.n * shape.k);
   for (int64_t i = 0; i < num_copies; ++i) {
@@ -142,7 +92,7 @@ void MeasureShape(ThreadPool& pool, Isa isa, GemmDtype dtype, const Shape& shape
       });
     });
     const double median = Median(seconds) / num_copies;
-    Json row;
+    BenchJson row;
     row["shape"] = shape.name;
     row["n"] = shape.n;
     row["k"] = shape.k;
@@ -189,12 +139,15 @@ int Main(int argc, char** argv) {
   }
 
   ThreadPool pool(num_threads);
-  Json result;
+  BenchJson result;
   result["threads"] = num_threads;
   result["isa"] = IsaName(isa);
   result["repeats"] = repeats;
-  result["read_gb_per_s"] = MeasureReadBandwidth(pool, repeats);
-  result["rows"] = Json::array();
+  const ReadBandwidth bandwidth;
+  std::vector<double> passes;
+  for (int i = 0; i < repeats; ++i) passes.push_back(bandwidth.Measure(pool));
+  result["read_gb_per_s"] = Median(passes);
+  result["rows"] = BenchJson::array();
   for (const Shape& shape : kShapes) {
     if (!shapes.empty() && std::count(shapes.begin(), shapes.end(), shape.name) == 0) continue;
     for (const std::string& dtype : dtypes) {

@@ -113,16 +113,29 @@ def print_table(rows):
               f"{spread:>12} {r['ours_gb_per_s']:6.1f} {r['ours_gflop_per_s']:8.1f}")
 
 
+# Least geometric mean of the ratios by range of m, and least ratio of any shape.
+TARGETS = ((range(1, 9), 1.5), (range(9, 129), 1.0))
+LEAST_RATIO = 0.9
+
+
 def summarize(rows):
-    """Geometric mean and minimum of the ratios by dtype and class of m."""
-    summary = []
+    """The ratios by dtype and range of m, as figures of report.py."""
+    figures = []
     for dtype in DTYPES:
-        for name, fits in (("m <= 8", lambda m: m <= 8), ("m > 8", lambda m: m > 8)):
-            ratios = [r["ratio"] for r in rows if r["dtype"] == dtype and fits(r["m"])]
-            if ratios:
-                mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-                summary.append({"dtype": dtype, "rows": name, "geometric_mean": mean, "min": min(ratios)})
-    return summary
+        for batch_sizes, least_mean in TARGETS:
+            ratios = [r["ratio"] for r in rows if r["dtype"] == dtype and r["m"] in batch_sizes]
+            if not ratios:
+                continue
+            name = f"{dtype}, m = {batch_sizes[0]} to {batch_sizes[-1]}"
+            mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+            figures += [figure(f"{name}, geometric mean", [mean], least_mean),
+                        figure(f"{name}, least of a shape", [min(ratios)], LEAST_RATIO)]
+    return figures
+
+
+def figure(name, samples, at_least):
+    return {"name": name, "unit": "x torch", "median": statistics.median(samples), "min": min(samples),
+            "max": max(samples), "samples": len(samples), "at_least": at_least}
 
 
 def main():
@@ -141,6 +154,7 @@ def main():
         for name in getattr(args, option).split(","):
             if name not in known:
                 parser.error(f"--{option}: unknown {name}; one of {', '.join(known)}")
+    load_average = os.getloadavg()[0]
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     library = load_library(args.library)
@@ -152,15 +166,17 @@ def main():
             for shape in args.shapes.split(","):
                 rows += measure(library, engine, shape, dtype, batch_sizes, args.repeats)
     print_table(rows)
-    summary = summarize(rows)
-    for entry in summary:
-        print(f"{entry['dtype']}, {entry['rows']}: geometric mean {entry['geometric_mean']:.2f}, min {entry['min']:.2f}")
+    figures = summarize(rows)
+    if not args.json:
+        for entry in figures:
+            print(f"{entry['name']}: {entry['median']:.2f} (at least {entry['at_least']})")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({
-            "torch": torch.__version__, "threads": args.threads, "repeats": args.repeats,
-            "isa": library.quire_gemm_isa(engine).decode(), "load_average": os.getloadavg()[0],
-            "rows": rows, "summary": summary}, indent=1) + "\n")
+            "benchmark": "gemm", "load_average": load_average,
+            "settings": {"torch": torch.__version__, "threads": args.threads, "repeats": args.repeats,
+                         "isa": library.quire_gemm_isa(engine).decode()},
+            "figures": figures, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
