@@ -1,6 +1,7 @@
 #include "scheduler/batch/batch_scheduler.h"
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -49,6 +50,7 @@ absl::Status BatchScheduler::Add(SequenceSpec spec, Micros now) {
   sequence->arrival = next_arrival_++;
   sequence->arrived_at = now;
   sequence->usage.prompt_tokens = sequence->spec.num_prompt_tokens;
+  sequence->stop_token_ids = sequence->spec.params->stop_token_ids;
   // What came with emitted tokens was computed somewhere before.
   if (sequence->num_output_tokens() > 0) sequence->most_planned = sequence->num_tokens() - 1;
   if (const auto source = sequence->spec.prompt_source; source.has_value()) {
@@ -81,9 +83,7 @@ bool BatchScheduler::Plan(Micros now, StepPlan* plan, SequenceEvents* events) {
   ExpireWaiting(now, events);
   const uint64_t preemptions_before = num_preemptions_;
   uint32_t budget = options_.max_num_batched_tokens;
-  for (ScheduledSequence* sequence : running_) sequence->next_run = 0;
-  PlanDecodes(&budget, events);
-  PlanPrompts(&budget, events);
+  if (PlanDecodes(&budget, events)) PlanPrompts(&budget, events);
   // What was just preempted must not come back into the room that it made.
   if (num_preemptions_ == preemptions_before) AdmitWaiting(&budget, now);
   if (budget == options_.max_num_batched_tokens) return false;
@@ -103,11 +103,14 @@ void BatchScheduler::ExpireWaiting(Micros now, SequenceEvents* events) {
   waiting_.RefreshDeadline();
 }
 
-void BatchScheduler::PlanDecodes(uint32_t* budget, SequenceEvents* events) {
+bool BatchScheduler::PlanDecodes(uint32_t* budget, SequenceEvents* events) {
+  bool any_prompt = false;
   // Preemption shortens running_ from its end, at most to i.
   for (size_t i = 0; i < running_.size() && *budget > 0; ++i) {
     ScheduledSequence* sequence = running_[i];
-    if (sequence->num_runnable() != 1) continue;
+    const uint32_t runnable = sequence->num_runnable();
+    any_prompt |= runnable > 1;
+    if (runnable != 1) continue;
     bool preempted_itself = false;
     while (!kv_.Reserve(sequence->num_planned + 1, &sequence->table)) {
       preempted_itself = running_.back() == sequence;
@@ -118,6 +121,7 @@ void BatchScheduler::PlanDecodes(uint32_t* budget, SequenceEvents* events) {
     sequence->next_run = 1;
     --*budget;
   }
+  return any_prompt;
 }
 
 void BatchScheduler::PlanPrompts(uint32_t* budget, SequenceEvents* events) {
@@ -233,7 +237,7 @@ void BatchScheduler::WritePlan(StepPlan* plan) {
     spare_runs_.pop_back();
   }
   for (ScheduledSequence* sequence : running_) {
-    const uint32_t run = sequence->next_run;
+    const uint32_t run = std::exchange(sequence->next_run, 0);
     if (run == 0) continue;
     if (!sequence->filled) {
       SlotFill fill;
@@ -267,9 +271,8 @@ void BatchScheduler::WritePlan(StepPlan* plan) {
     sequence->num_planned = end;
     used_tokens_ += run;
     sequence->most_planned = std::max(sequence->most_planned, end);
-    sequence->usage.kv_max_unused_tokens =
-        std::max(sequence->usage.kv_max_unused_tokens,
-                 sequence->table.num_blocks() * kv_.block_size() - end);
+    sequence->max_unused_tokens = std::max(
+        sequence->max_unused_tokens, sequence->table.num_blocks() * kv_.block_size() - end);
     ++sequence->num_in_flight;
     sequence->num_samples_in_flight += samples ? 1 : 0;
   }
@@ -353,7 +356,7 @@ void BatchScheduler::TakeToken(ScheduledSequence* sequence, TokenId token,
 
 void BatchScheduler::FinishIfDone(ScheduledSequence* sequence, Micros now, SequenceEvents* events) {
   const TokenId last = sequence->tokens().back();
-  const std::vector<TokenId>& stops = sequence->spec.params->stop_token_ids;
+  const std::span<const TokenId> stops = sequence->stop_token_ids;
   if (std::binary_search(stops.begin(), stops.end(), last)) {
     Finish(sequence, FinishReason::kStop, last, absl::OkStatus(), now, events);
   } else if (sequence->num_output_tokens() >= sequence->spec.max_output_tokens) {
@@ -371,6 +374,7 @@ void BatchScheduler::Finish(ScheduledSequence* sequence, FinishReason reason,
   finish.status = std::move(status);
   finish.usage = sequence->usage;
   finish.usage.output_tokens = sequence->num_output_tokens();
+  finish.usage.kv_max_unused_tokens = sequence->max_unused_tokens;
   finish.usage.kv_reserved_bytes = uint64_t{sequence->table.num_blocks()} * kv_.block_size() *
                                    options_.kv_bytes_per_token;
   finish.usage.kv_used_bytes = sequence->num_planned * options_.kv_bytes_per_token;

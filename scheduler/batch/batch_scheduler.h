@@ -59,7 +59,8 @@ class BatchScheduler final : public SequenceScheduler {
 
   // Plan's parts.
   void ExpireWaiting(Micros now, SequenceEvents* events);
-  void PlanDecodes(uint32_t* budget, SequenceEvents* events);
+  // Whether a running sequence has more than one position to run.
+  bool PlanDecodes(uint32_t* budget, SequenceEvents* events);
   void PlanPrompts(uint32_t* budget, SequenceEvents* events);
   void AdmitWaiting(uint32_t* budget, Micros now);
   void WritePlan(StepPlan* plan);

@@ -22,23 +22,29 @@ struct ScheduledSequence {
   enum class State : uint8_t { kWaiting, kRunning, kFinished };
 
   SequenceSpec spec;  // its tokens grow
-  uint64_t arrival = 0;
-  State state = State::kWaiting;
 
-  BlockTable table;
+  // What every step reads and writes lies together: with hundreds of sequences running, planning takes
+  // as long as these lines take to come in.
+  alignas(64) State state = State::kWaiting;
+  bool filled = false;  // the slot's SlotFill has been written
   SlotId slot = 0;
   // Counts the times it was given a slot: the KV of an earlier stay is gone, its samples are good.
   uint32_t stay = 0;
-  bool filled = false;             // the slot's SlotFill has been written
-  uint32_t num_blocks_sent = 0;    // of the table, to the device
+  uint32_t num_blocks_sent = 0;  // of the table, to the device
   uint32_t num_planned = 0;
   uint32_t num_computed = 0;
-  uint32_t num_in_flight = 0;      // launched steps with a run of it
+  uint32_t num_in_flight = 0;  // launched steps with a run of it
   uint32_t num_samples_in_flight = 0;
-  uint32_t next_run = 0;           // positions in the plan being made
-  uint32_t next_commit = 0;        // num_computed from which blocks can be committed
-  uint32_t most_planned = 0;       // over all stays, and before it came here
+  uint32_t next_run = 0;      // positions in the plan being made; 0 between plans
+  uint32_t next_commit = 0;   // num_computed from which blocks can be committed
+  uint32_t most_planned = 0;  // over all stays, and before it came here
+  uint32_t max_unused_tokens = 0;  // reserved minus used, the most at any step
+  Micros first_token_at = -1;
+  Micros last_token_at = -1;
+  std::span<const TokenId> stop_token_ids;  // of spec.params; sorted
+  BlockTable table;
 
+  uint64_t arrival = 0;
   // Choices after the first wait for the prompt of the first, and share its full blocks.
   ScheduledSequence* prompt_source = nullptr;
   std::vector<ScheduledSequence*> prompt_dependents;
@@ -48,8 +54,6 @@ struct ScheduledSequence {
 
   Micros arrived_at = 0;
   Micros first_planned_at = -1;
-  Micros first_token_at = -1;
-  Micros last_token_at = -1;
   SequenceUsage usage;
 
   const std::vector<TokenId>& tokens() const { return spec.tokens; }

@@ -46,9 +46,9 @@ void KvManager::ShareBlocks(std::string_view salt, std::span<const TokenId> toke
 }
 
 bool KvManager::Reserve(uint32_t num_tokens, BlockTable* table) {
-  const uint32_t needed = BlocksFor(num_tokens);
   const uint32_t had = table->num_blocks();
-  if (needed <= had) return true;
+  if (num_tokens <= uint64_t{had} * options_.block_size) return true;
+  const uint32_t needed = BlocksFor(num_tokens);
   if (needed - had > pool_.num_available()) return false;
   while (table->num_blocks() < needed) {
     std::optional<BlockLease> lease = pool_.Allocate();

@@ -9,6 +9,7 @@ namespace quire {
 PrefixCache::PrefixCache(uint32_t num_blocks, uint32_t block_size)
     : block_size_(block_size), entries_(num_blocks), tokens_(size_t{num_blocks} * block_size) {
   QUIRE_CHECK(block_size > 0);
+  blocks_.reserve(num_blocks);  // a step must not wait for the table to grow
 }
 
 std::optional<BlockId> PrefixCache::Find(const PrefixHash& hash, const PrefixHash& parent,

@@ -52,11 +52,24 @@ struct TileTable {
   TileFn tile[kMaxTileRows + 1][3];
 };
 
+// bf16 operands as fp32, for the fp32 tiles: the two elements of each pair change places, so that
+// one FMA after the other gives the chain of a pair's products (gemm.h).
+//
+// A panel's steps: `out` is [2 · steps][32], the second elements of a step before the first ones.
+// Asks for the memory behind what it reads, as far on as it reads.
+using WidenPanelFn = void (*)(const void* panel, int64_t steps, float* out);
+// A row of x: `count` elements; `out` is [2 · ceil(count / 2)], zero in the place of a missing one.
+// `out` has room for 16 · ceil(count / 16).
+using WidenRowFn = void (*)(const void* x, int64_t count, float* out);
+
 struct MicroKernels {
   TileTable bf16;
   TileTable fp32;
   StoreFn store_bf16;
   StoreFn store_fp32;
+  // Null where the bf16 tiles are at least as fast for any number of rows.
+  WidenPanelFn widen_panel;
+  WidenRowFn widen_row;
 };
 
 extern const MicroKernels kPortableKernels;

@@ -1,4 +1,5 @@
-// AVX2 and FMA: 16 registers of eight lanes, so a panel is four vectors and a tile two rows.
+// AVX2 and FMA: 16 registers of eight lanes, so a panel is four vectors and a tile two
+// or three rows.
 
 #include <immintrin.h>
 
@@ -86,10 +87,48 @@ struct Avx2WidenedBf16 : Avx2Lanes {
   }
 };
 
+// Many rows: widening a pair costs more registers than there are, so it is done once for all tiles.
+void WidenPanel(const void* panel, int64_t steps, float* out) {
+  const char* w = static_cast<const char*>(panel);
+  const int64_t ahead = steps * kStepBytes;
+  for (int64_t step = 0; step < steps; ++step, w += kStepBytes, out += 2 * kPanelWidth) {
+    __builtin_prefetch(w + ahead);
+    __builtin_prefetch(w + ahead + 64);
+#pragma GCC unroll 4
+    for (int v = 0; v < kPanelWidth / 8; ++v) {
+      const WidenedPair pair = Avx2WidenedBf16::LoadW(w + 32 * v);
+      _mm256_store_ps(out + 8 * v, pair.high);
+      _mm256_store_ps(out + kPanelWidth + 8 * v, pair.low);
+    }
+  }
+}
+
+void WidenRow(const void* x, int64_t count, float* out) {
+  const uint16_t* from = static_cast<const uint16_t*>(x);
+  for (; count > 0; count -= 16, from += 16, out += 16) {
+    alignas(32) uint16_t last[16] = {};
+    const uint16_t* elements = from;
+    if (count < 16) {
+      __builtin_memcpy(last, from, static_cast<size_t>(count) * sizeof(uint16_t));
+      elements = last;
+    }
+    const WidenedPair pair =
+        Avx2WidenedBf16::Widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(elements)));
+    // Within each half: second, first, second, first.
+    const __m256 even = _mm256_unpacklo_ps(pair.high, pair.low);
+    const __m256 odd = _mm256_unpackhi_ps(pair.high, pair.low);
+    _mm256_storeu_ps(out, _mm256_permute2f128_ps(even, odd, 0x20));
+    _mm256_storeu_ps(out + 8, _mm256_permute2f128_ps(even, odd, 0x31));
+  }
+}
+
 }  // namespace
 
-constinit const MicroKernels kAvx2Kernels = {
-    MakeTileTable<Avx2WidenedBf16>(), MakeTileTable<Avx2Fp32>(), &StoreTile<Avx2Lanes, uint16_t>,
-    &StoreTile<Avx2Lanes, float>};
+constinit const MicroKernels kAvx2Kernels = {MakeTileTable<Avx2WidenedBf16>(),
+                                             MakeTileTable<Avx2Fp32>(),
+                                             &StoreTile<Avx2Lanes, uint16_t>,
+                                             &StoreTile<Avx2Lanes, float>,
+                                             &WidenPanel,
+                                             &WidenRow};
 
 }  // namespace quire::gemm_internal

@@ -37,8 +37,11 @@ struct Avx512WidenedBf16 : Avx512Lanes {
 
 }  // namespace
 
-constinit const MicroKernels kAvx512Kernels = {
-    MakeTileTable<Avx512WidenedBf16>(), MakeTileTable<Avx512Fp32>(),
-    &StoreTile<Avx512Lanes, uint16_t>, &StoreTile<Avx512Lanes, float>};
+constinit const MicroKernels kAvx512Kernels = {MakeTileTable<Avx512WidenedBf16>(),
+                                               MakeTileTable<Avx512Fp32>(),
+                                               &StoreTile<Avx512Lanes, uint16_t>,
+                                               &StoreTile<Avx512Lanes, float>,
+                                               nullptr,
+                                               nullptr};
 
 }  // namespace quire::gemm_internal

@@ -28,8 +28,11 @@ struct Avx512DotBf16 : Avx512Lanes {
 
 }  // namespace
 
-constinit const MicroKernels kAvx512Bf16Kernels = {
-    MakeTileTable<Avx512DotBf16>(), MakeTileTable<Avx512Fp32>(), &StoreTile<Avx512Lanes, uint16_t>,
-    &StoreTile<Avx512Lanes, float>};
+constinit const MicroKernels kAvx512Bf16Kernels = {MakeTileTable<Avx512DotBf16>(),
+                                                   MakeTileTable<Avx512Fp32>(),
+                                                   &StoreTile<Avx512Lanes, uint16_t>,
+                                                   &StoreTile<Avx512Lanes, float>,
+                                                   nullptr,
+                                                   nullptr};
 
 }  // namespace quire::gemm_internal

@@ -127,8 +127,11 @@ struct PortableBf16 : PortableLanes {
 
 }  // namespace
 
-constinit const MicroKernels kPortableKernels = {
-    MakeTileTable<PortableBf16>(), MakeTileTable<PortableFp32>(),
-    &StoreTile<PortableLanes, uint16_t>, &StoreTile<PortableLanes, float>};
+constinit const MicroKernels kPortableKernels = {MakeTileTable<PortableBf16>(),
+                                                 MakeTileTable<PortableFp32>(),
+                                                 &StoreTile<PortableLanes, uint16_t>,
+                                                 &StoreTile<PortableLanes, float>,
+                                                 nullptr,
+                                                 nullptr};
 
 }  // namespace quire::gemm_internal

@@ -97,12 +97,13 @@ void Top(const float* row, uint32_t n, uint32_t k, uint32_t* top) {
 
 void Score(const float* row, uint32_t n, float max, float temperature, float* scores,
            float* weights) {
+  const bool divides = temperature != 1.0f;  // x / 1 is x
   for (uint32_t i = 0; i < n; i += 64) {
     for (uint32_t j = i; j < i + 64; j += 16) {
       Vec score = Set1(-__builtin_inff());
       if (j < n) {
-        const Vec x = LoadRow(row, j, n, -__builtin_inff());
-        score = Div(Sub(x, Set1(max)), Set1(temperature));
+        score = Sub(LoadRow(row, j, n, -__builtin_inff()), Set1(max));
+        if (divides) score = Div(score, Set1(temperature));
       }
       Store(scores + j, score);
       Store(weights + j, Exp(score));

@@ -161,14 +161,41 @@ inline void StoreFirst(Bf16* p, Vec x, int n) {
   __builtin_memcpy(p, lanes, static_cast<size_t>(n) * sizeof(Bf16));
 }
 
-// The lanes that the mask names, packed to the front of p; up to 16 lanes are written.
-inline void StorePacked(float* p, Vec x, Mask m) {
-  float lanes[16];
-  Store(lanes, x);
-  for (uint32_t bits = Bits(m); bits != 0; bits &= bits - 1) *p++ = lanes[__builtin_ctz(bits)];
+// For each set of eight lanes, which lanes it holds, lowest first, a byte each.
+struct LaneLists {
+  uint64_t of[256];
+};
+constexpr LaneLists MakeLaneLists() {
+  LaneLists lists{};
+  for (uint32_t set = 0; set < 256; ++set) {
+    int shift = 0;
+    for (uint64_t lane = 0; lane < 8; ++lane) {
+      if ((set >> lane & 1) == 0) continue;
+      lists.of[set] |= lane << shift;
+      shift += 8;
+    }
+  }
+  return lists;
 }
+constexpr LaneLists kLaneLists = MakeLaneLists();
+
+inline __m256i PackHalf(__m256i lanes, uint32_t set) {
+  const __m128i list = _mm_cvtsi64_si128(static_cast<long long>(kLaneLists.of[set]));
+  return _mm256_permutevar8x32_epi32(lanes, _mm256_cvtepu8_epi32(list));
+}
+
+// The lanes that the mask names, packed to the front of p; up to 16 lanes are written.
 inline void StorePacked(uint32_t* p, IVec x, Mask m) {
-  uint32_t lanes[16];
-  IStore(lanes, x);
-  for (uint32_t bits = Bits(m); bits != 0; bits &= bits - 1) *p++ = lanes[__builtin_ctz(bits)];
+  const uint32_t bits = Bits(m);
+  const uint32_t low = bits & 0xFF;
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), PackHalf(x.a, low));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + __builtin_popcount(low)),
+                      PackHalf(x.b, bits >> 8));
+}
+inline void StorePacked(float* p, Vec x, Mask m) {
+  const uint32_t bits = Bits(m);
+  const uint32_t low = bits & 0xFF;
+  _mm256_storeu_ps(p, _mm256_castsi256_ps(PackHalf(_mm256_castps_si256(x.a), low)));
+  _mm256_storeu_ps(p + __builtin_popcount(low),
+                   _mm256_castsi256_ps(PackHalf(_mm256_castps_si256(x.b), bits >> 8)));
 }

@@ -211,7 +211,7 @@ TEST_P(GemmTest, KeepsToItsRows) {
   constexpr int64_t kK = 33;
   constexpr int64_t kXStride = 40;
   constexpr int64_t kYStride = 50;
-  for (int64_t m : {1, 3, 20}) {
+  for (int64_t m : {1, 3, 20, 40}) {
     const std::vector<Bf16> dense = RandomVector<Bf16>(random_, m * kK);
     std::vector<Bf16> x(m * kXStride, ToBf16(NAN));
     for (int64_t i = 0; i < m; ++i) {
