@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
@@ -12,34 +13,6 @@
 namespace quire {
 namespace {
 
-std::shared_ptr<const SamplingParams> Params(uint32_t index) {
-  auto params = std::make_shared<SamplingParams>();
-  switch (index % 4) {
-    case 0:
-      params->temperature = 0;
-      params->prompt_logprobs = 0;  // every position of the prompt gives logits to compare
-      break;
-    case 1:
-      params->temperature = 1.0f;
-      params->top_p = 0.9f;
-      break;
-    case 2:
-      params->temperature = 0.7f;
-      params->top_k = 20;
-      params->min_p = 0.01f;
-      params->repetition_penalty = 1.2f;
-      break;
-    default:
-      params->temperature = 1.3f;
-      params->presence_penalty = 0.5f;
-      params->frequency_penalty = 0.25f;
-      params->logprobs = 3;
-      break;
-  }
-  params->seed = 1000 + index;
-  return params;
-}
-
 std::vector<TestSequence> Requests(uint32_t count, uint32_t vocabulary) {
   std::mt19937 random(7);
   std::vector<TestSequence> sequences(count);
@@ -47,7 +20,7 @@ std::vector<TestSequence> Requests(uint32_t count, uint32_t vocabulary) {
     sequences[i].prompt.resize(1 + random() % (i % 3 == 0 ? 150 : 40));
     for (TokenId& token : sequences[i].prompt) token = random() % vocabulary;
     sequences[i].num_new_tokens = 1 + random() % 40;
-    sequences[i].params = Params(i);
+    sequences[i].params = TestParams(i);
   }
   return sequences;
 }
@@ -106,10 +79,11 @@ TEST_P(ExactnessTest, RandomSchedulesGiveTheBitsOfASequenceAlone) {
   for (const TestSequence& sequence : alone) {
     ASSERT_EQ(sequence.output.size(), sequence.num_new_tokens);
   }
+  const uint64_t num_seeds = std::max<uint64_t>(1, NumSchedules(168) / (TestModels().size() * 6));
   for (const int num_threads : {1, 2}) {
     for (const uint32_t block_size : {8u, 16u, 48u}) {
       auto executor = MakeExecutor(weights_, block_size, num_threads, isa);
-      for (uint64_t seed = 0; seed < 7; ++seed) {
+      for (uint64_t seed = 0; seed < num_seeds; ++seed) {
         const WildSchedule schedule = {.seed = seed,
                                        .max_running = 2 + static_cast<uint32_t>(seed) * 2 % 11,
                                        .max_chunk = seed % 2 == 0 ? 256u : 19u,

@@ -73,4 +73,37 @@ std::shared_ptr<const Weights> RandomWeights(const ModelConfig& config, DType dt
   return *std::move(weights);
 }
 
+std::shared_ptr<const SamplingParams> TestParams(uint32_t index) {
+  auto params = std::make_shared<SamplingParams>();
+  switch (index % 4) {
+    case 0:
+      params->temperature = 0;
+      params->prompt_logprobs = 0;
+      break;
+    case 1:
+      params->temperature = 1.0f;
+      params->top_p = 0.9f;
+      break;
+    case 2:
+      params->temperature = 0.7f;
+      params->top_k = 20;
+      params->min_p = 0.01f;
+      params->repetition_penalty = 1.2f;
+      break;
+    default:
+      params->temperature = 1.3f;
+      params->presence_penalty = 0.5f;
+      params->frequency_penalty = 0.25f;
+      params->logprobs = 3;
+      break;
+  }
+  params->seed = 1000 + index;
+  return params;
+}
+
+uint64_t NumSchedules(uint64_t by_default) {
+  const char* value = std::getenv("QUIRE_SCHEDULES");
+  return value != nullptr ? std::strtoull(value, nullptr, 10) : by_default;
+}
+
 }  // namespace quire

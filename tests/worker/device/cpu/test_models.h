@@ -1,10 +1,12 @@
 #ifndef QUIRE_TESTS_WORKER_DEVICE_CPU_TEST_MODELS_H_
 #define QUIRE_TESTS_WORKER_DEVICE_CPU_TEST_MODELS_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "scheduler/sampling_params.h"
 #include "worker/model/weights.h"
 
 namespace quire {
@@ -21,6 +23,14 @@ std::vector<TestModel> TestModels();
 ModelConfig TestModelNamed(const std::string& name);
 
 std::shared_ptr<const Weights> RandomWeights(const ModelConfig& config, DType dtype);
+
+// One of four ways to sample: greedy with prompt log-probabilities, so that every position of the
+// prompt gives logits; top-p; top-k with min-p and a penalty; other penalties with
+// log-probabilities. The seed is 1000 + index.
+std::shared_ptr<const SamplingParams> TestParams(uint32_t index);
+
+// Random schedules to run of each dtype, over all models: QUIRE_SCHEDULES where that is set.
+uint64_t NumSchedules(uint64_t by_default);
 
 }  // namespace quire
 
