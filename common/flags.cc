@@ -62,7 +62,8 @@ std::optional<int> FlagSet::Parse(int argc, const char* const* argv) {
     std::vector<std::string> variables;
     for (const std::string& name : from_environment_) variables.push_back(EnvironmentName(name));
     if (!variables.empty()) {
-      std::cerr << " (settings taken from the environment: " << absl::StrJoin(variables, ", ") << ")";
+      std::cerr << " (settings taken from the environment: " << absl::StrJoin(variables, ", ")
+                << ")";
     }
     std::cerr << "\nTry " << program_ << " --help\n";
     return 2;

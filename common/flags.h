@@ -13,8 +13,8 @@ namespace quire {
 
 // The settings of a program. Each is declared once and has three names: a flag (--max-num-seqs), an
 // environment variable (QUIRE_MAX_NUM_SEQS) and a key in a TOML or INI file given by --config
-// (max-num-seqs). The command line wins over the environment, the environment over the file, the file
-// over the default. A wrong value, or a key that no setting has, stops the start and is named.
+// (max-num-seqs). The command line wins over the environment, the environment over the file, the
+// file over the default. A wrong value, or a key that no setting has, stops the start and is named.
 class FlagSet {
  public:
   FlagSet(std::string program, const std::string& description);
@@ -30,8 +30,8 @@ class FlagSet {
   // A switch: --name and --no-name, or name = true in a file.
   CLI::Option* AddSwitch(const std::string& name, bool* value, const std::string& help);
 
-  // Nothing: go on. Otherwise the exit code: 0 after --help and --version, 2 for wrong settings, whose
-  // description was printed to standard error.
+  // Nothing: go on. Otherwise the exit code: 0 after --help and --version, 2 for wrong settings,
+  // whose description was printed to standard error.
   std::optional<int> Parse(int argc, const char* const* argv);
 
   struct Value {

@@ -10,10 +10,14 @@ namespace {
 
 spdlog::level::level_enum ToSpdlog(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: return spdlog::level::debug;
-    case LogLevel::kInfo: return spdlog::level::info;
-    case LogLevel::kWarning: return spdlog::level::warn;
-    case LogLevel::kError: return spdlog::level::err;
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarning:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      return spdlog::level::err;
   }
   return spdlog::level::info;
 }
@@ -29,8 +33,6 @@ void SetUpLogging(std::string_view program, LogLevel level) {
   spdlog::set_default_logger(std::move(logger));
 }
 
-void Log(LogLevel level, std::string_view message) {
-  spdlog::log(ToSpdlog(level), "{}", message);
-}
+void Log(LogLevel level, std::string_view message) { spdlog::log(ToSpdlog(level), "{}", message); }
 
 }  // namespace quire

@@ -36,7 +36,8 @@ class QUIRE_THREAD_ATTRIBUTE(capability("mutex")) Mutex {
 
 class QUIRE_THREAD_ATTRIBUTE(scoped_lockable) MutexLock {
  public:
-  explicit MutexLock(Mutex& mutex) QUIRE_THREAD_ATTRIBUTE(acquire_capability(mutex)) : mutex_(mutex) {
+  explicit MutexLock(Mutex& mutex) QUIRE_THREAD_ATTRIBUTE(acquire_capability(mutex))
+      : mutex_(mutex) {
     mutex_.Lock();
   }
   ~MutexLock() QUIRE_THREAD_ATTRIBUTE(release_capability()) { mutex_.Unlock(); }
@@ -47,8 +48,8 @@ class QUIRE_THREAD_ATTRIBUTE(scoped_lockable) MutexLock {
   Mutex& mutex_;
 };
 
-// Waits release the mutex and hold it again on return. Wake-ups may be spurious: wait in a loop that
-// reads the condition, which also keeps it visible to the thread-safety analysis.
+// Waits release the mutex and hold it again on return. Wake-ups may be spurious: wait in a loop
+// that reads the condition, which also keeps it visible to the thread-safety analysis.
 class CondVar {
  public:
   void Wait(Mutex& mutex) QUIRE_REQUIRES(mutex) {
@@ -57,7 +58,8 @@ class CondVar {
     lock.release();
   }
   // False when `deadline` passed first.
-  bool WaitUntil(Mutex& mutex, std::chrono::steady_clock::time_point deadline) QUIRE_REQUIRES(mutex) {
+  bool WaitUntil(Mutex& mutex, std::chrono::steady_clock::time_point deadline)
+      QUIRE_REQUIRES(mutex) {
     std::unique_lock<std::mutex> lock(mutex.mutex_, std::adopt_lock);
     const bool in_time = condition_.wait_until(lock, deadline) == std::cv_status::no_timeout;
     lock.release();

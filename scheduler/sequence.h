@@ -11,8 +11,8 @@
 #include "scheduler/batch/step_plan.h"
 #include "scheduler/sampling_params.h"
 
-// One choice of one request, as the schedulers see it: what comes in (SequenceSpec) and what comes out
-// (SequenceEvents). What a scheduler keeps in between is its own.
+// One choice of one request, as the schedulers see it: what comes in (SequenceSpec) and what comes
+// out (SequenceEvents). What a scheduler keeps in between is its own.
 namespace quire {
 
 // Microseconds of a steady clock; only differences mean anything.
@@ -32,8 +32,8 @@ struct SequenceSpec {
   // Sequences share cached prefixes only under an equal salt.
   std::string cache_salt;
   std::optional<Micros> queue_deadline;
-  // A living sequence with the same prompt, whose full prompt blocks this one shares: it waits until
-  // they are computed.
+  // A living sequence with the same prompt, whose full prompt blocks this one shares: it waits
+  // until they are computed.
   std::optional<SequenceTag> prompt_source;
 };
 
@@ -55,7 +55,8 @@ struct SequenceTimings {
   Micros decode = 0;   // first to last token
 };
 
-// What happened to sequences, in order within each array; tokens of a sequence come before its finish.
+// What happened to sequences, in order within each array; tokens of a sequence come before its
+// finish.
 struct SequenceEvents {
   struct Token {
     SequenceTag tag = 0;
@@ -66,7 +67,8 @@ struct SequenceEvents {
     SequenceTag tag = 0;
     uint32_t index = 0;                 // of output[0]
     std::vector<TokenLogprobs> output;  // for tokens of the same events
-    std::vector<TokenLogprobs> prompt;  // once, with the first token: for the prompt after its first token
+    std::vector<TokenLogprobs>
+        prompt;  // once, with the first token: for the prompt after its first token
   };
   struct Finish {
     SequenceTag tag = 0;
@@ -102,8 +104,8 @@ struct SchedulerLoad {
   uint64_t prefix_hit_tokens = 0;    // ever: and found
 };
 
-// Decides what runs in the next step. Pure: no clock, no thread, no randomness; `now` is an argument
-// and every decision is in the plan or in the events.
+// Decides what runs in the next step. Pure: no clock, no thread, no randomness; `now` is an
+// argument and every decision is in the plan or in the events.
 class SequenceScheduler {
  public:
   virtual ~SequenceScheduler() = default;
@@ -119,8 +121,8 @@ class SequenceScheduler {
   virtual void Abort(SequenceTag tag, absl::Status status, std::optional<uint32_t> output_tokens,
                      Micros now, SequenceEvents* events) = 0;
 
-  // Replaces `plan` by the next step; false: nothing runs now. Adds queue timeouts and preemptions to
-  // `events`.
+  // Replaces `plan` by the next step; false: nothing runs now. Adds queue timeouts and preemptions
+  // to `events`.
   virtual bool Plan(Micros now, StepPlan* plan, SequenceEvents* events) = 0;
 
   // Takes in the result of the oldest planned step that is not settled.

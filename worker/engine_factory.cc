@@ -32,7 +32,8 @@ PrefixHashKey RandomHashKey() {
   return {word(), word()};
 }
 
-std::unique_ptr<Engine> MakePagedEngine(const EngineSettings& settings, const ExecutorLimits& limits) {
+std::unique_ptr<Engine> MakePagedEngine(const EngineSettings& settings,
+                                        const ExecutorLimits& limits) {
   BatchScheduler::Options options;
   options.kv.num_blocks = limits.num_blocks;
   options.kv.block_size = limits.block_size;
@@ -51,14 +52,15 @@ absl::StatusOr<std::optional<DType>> ParseDType(const std::string& name) {
   if (name == "auto") return std::optional<DType>();
   if (name == "fp32" || name == "float32") return std::optional<DType>(DType::kF32);
   if (name == "bf16" || name == "bfloat16") return std::optional<DType>(DType::kBF16);
-  return absl::InvalidArgumentError(absl::StrCat("--dtype ", name, ": auto, fp32 or bf16 is allowed"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("--dtype ", name, ": auto, fp32 or bf16 is allowed"));
 }
 
-// Room for every sequence at full length, within a quarter of the machine's memory and the cap; never
-// less than one sequence.
+// Room for every sequence at full length, within a quarter of the machine's memory and the cap;
+// never less than one sequence.
 uint64_t DefaultKvBytes(uint64_t bytes_per_token, uint64_t context, uint64_t max_num_seqs) {
-  const uint64_t machine =
-      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
+  const uint64_t machine = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+                           static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
   const uint64_t wanted = bytes_per_token * context * max_num_seqs;
   const uint64_t least = bytes_per_token * (context + 256);
   return std::max(least, std::min({wanted, machine / 4, kMaxDefaultKvBytes}));
@@ -112,16 +114,17 @@ absl::StatusOr<BuiltEngine> BuildPaged(const EngineSettings& settings, const Mod
   const ExecutorLimits& limits = (*executor)->limits();
   built.description = absl::StrCat(
       "CPU, ", threads, " threads, ", std::string(IsaName((*executor)->isa())), ", weights ",
-      weights->num_bytes() >> 20, " MiB, KV pool ", limits.num_blocks, " blocks of ", limits.block_size,
-      " tokens, ", uint64_t{limits.num_blocks} * limits.block_size * limits.kv_bytes_per_token >> 20,
-      " MiB");
+      weights->num_bytes() >> 20, " MiB, KV pool ", limits.num_blocks, " blocks of ",
+      limits.block_size, " tokens, ",
+      uint64_t{limits.num_blocks} * limits.block_size * limits.kv_bytes_per_token >> 20, " MiB");
   built.engine = MakePagedEngine(settings, limits);
   built.executor = *std::move(executor);
   return built;
 }
 
 absl::StatusOr<BuiltEngine> BuildBaseline(const EngineSettings& settings, uint32_t context,
-                                          uint32_t threads, std::shared_ptr<const Weights> weights) {
+                                          uint32_t threads,
+                                          std::shared_ptr<const Weights> weights) {
 #ifdef QUIRE_TORCH
   if (settings.baseline_cache != "dynamic" && settings.baseline_cache != "static") {
     return absl::InvalidArgumentError(absl::StrCat("--baseline-cache ", settings.baseline_cache,
@@ -139,12 +142,12 @@ absl::StatusOr<BuiltEngine> BuildBaseline(const EngineSettings& settings, uint32
   BuiltEngine built;
   built.numerics_id = NumericsId(parts);
   built.kv_cache = settings.baseline_cache;
-  built.description = absl::StrCat("libtorch on the CPU, ", threads, " threads, weights ",
-                                   weights->num_bytes() >> 20, " MiB, ", settings.baseline_cache,
-                                   " KV cache");
-  built.engine = std::make_unique<RequestEngine>(
-      RequestEngine::Options{context, weights->config().vocab_size},
-      std::make_unique<SerialScheduler>(settings.max_queue));
+  built.description =
+      absl::StrCat("libtorch on the CPU, ", threads, " threads, weights ",
+                   weights->num_bytes() >> 20, " MiB, ", settings.baseline_cache, " KV cache");
+  built.engine =
+      std::make_unique<RequestEngine>(RequestEngine::Options{context, weights->config().vocab_size},
+                                      std::make_unique<SerialScheduler>(settings.max_queue));
   built.executor = *std::move(executor);
   return built;
 #else
@@ -187,8 +190,7 @@ absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& settings) {
                                                      ": auto, safetensors or dummy is allowed"));
     }
     LoadOptions load;
-    load.format =
-        settings.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kSafetensors;
+    load.format = settings.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kSafetensors;
     load.dtype = *dtype;
     load.allow_overflow = settings.allow_overflow;
     load.num_threads = threads;

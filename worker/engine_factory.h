@@ -12,32 +12,32 @@
 
 namespace quire {
 
-// What a worker is to run. Values are as the flags of quire-worker give them; zero and empty mean "the
-// default", which Create resolves.
+// What a worker is to run. Values are as the flags of quire-worker give them; zero and empty mean
+// "the default", which Create resolves.
 struct EngineSettings {
   std::string model_folder;
-  std::string engine = "paged";       // paged, baseline, or fake: no model, for tests of the service
-  std::string dtype = "auto";         // auto (the checkpoint's), fp32, bf16
-  std::string load_format = "auto";   // auto (safetensors), dummy
+  std::string engine = "paged";      // paged, baseline, or fake: no model, for tests of the service
+  std::string dtype = "auto";        // auto (the checkpoint's), fp32, bf16
+  std::string load_format = "auto";  // auto (safetensors), dummy
   std::string baseline_cache = "dynamic";  // dynamic, static
   bool allow_overflow = false;
-  uint32_t max_model_len = 0;         // tokens; default: the model's
+  uint32_t max_model_len = 0;  // tokens; default: the model's
   uint32_t max_num_seqs = 256;
   uint32_t max_num_batched_tokens = 512;
   uint32_t max_queue = 1024;
-  uint32_t block_size = 16;           // tokens
+  uint32_t block_size = 16;  // tokens
   uint64_t kv_cache_memory_bytes = 0;
   uint32_t num_gpu_blocks_override = 0;  // vLLM's name for the number of KV blocks, on any device
   bool enable_prefix_caching = true;
-  uint32_t num_threads = 0;           // default: one a core
-  uint32_t fake_step_us = 0;          // how long a step of the fake engine takes
+  uint32_t num_threads = 0;   // default: one a core
+  uint32_t fake_step_us = 0;  // how long a step of the fake engine takes
 };
 
 struct BuiltEngine {
   std::unique_ptr<Engine> engine;
   std::unique_ptr<ModelExecutor> executor;
-  std::string dtype;        // "fp32", "bf16"
-  std::string kv_cache;     // "dynamic" or "static" for the baseline
+  std::string dtype;     // "fp32", "bf16"
+  std::string kv_cache;  // "dynamic" or "static" for the baseline
   std::string numerics_id;
   std::string description;  // one line for the log: device, threads, memory
   std::vector<std::string> warnings;

@@ -72,10 +72,13 @@ void Declare(FlagSet& flags, WorkerFlags* f) {
   flags.Add("max-queue", &e.max_queue, "Sequences that may wait");
   flags.Add("block-size", &e.block_size, "Tokens a KV block");
   flags.Add("kv-cache-memory-bytes", &e.kv_cache_memory_bytes, "Size of the KV pool; 0: a default");
-  flags.Add("num-gpu-blocks-override", &e.num_gpu_blocks_override, "Number of KV blocks; 0: from the size");
-  flags.AddSwitch("enable-prefix-caching", &e.enable_prefix_caching, "Reuse KV blocks of equal prefixes");
+  flags.Add("num-gpu-blocks-override", &e.num_gpu_blocks_override,
+            "Number of KV blocks; 0: from the size");
+  flags.AddSwitch("enable-prefix-caching", &e.enable_prefix_caching,
+                  "Reuse KV blocks of equal prefixes");
   flags.Add("num-threads", &e.num_threads, "Kernel threads; 0: one a core");
-  flags.Add("fake-step-us", &e.fake_step_us, "Microseconds a step of the fake engine takes")->group("");
+  flags.Add("fake-step-us", &e.fake_step_us, "Microseconds a step of the fake engine takes")
+      ->group("");
   flags.Add("host", &f->host, "Address to listen on");
   flags.Add("port", &f->port, "Port to listen on; 0: a free one");
   flags.Add("join", &f->join, "HOST:PORT of a coordinator to announce this worker to; repeats");
@@ -83,16 +86,19 @@ void Declare(FlagSet& flags, WorkerFlags* f) {
   flags.Add("advertise-address", &f->advertise_address,
             "HOST:PORT where coordinators reach this worker; default: where it listens");
   flags.Add("metrics-port", &f->metrics_port, "Port of /metrics; 0: none");
-  flags.Add("drain-timeout", &f->drain_timeout_s, "Seconds that running requests get after SIGTERM");
+  flags.Add("drain-timeout", &f->drain_timeout_s,
+            "Seconds that running requests get after SIGTERM");
   flags.Add("orphan-grace", &f->orphan_grace_s,
             "Seconds that the requests of a lost coordinator live on");
-  flags.AddSwitch("insecure", &f->insecure, "Allow listening beyond this machine without encryption");
+  flags.AddSwitch("insecure", &f->insecure,
+                  "Allow listening beyond this machine without encryption");
 }
 
 // Runs a function every kTickMicros until it is destroyed.
 class Ticker {
  public:
-  explicit Ticker(std::function<void()> tick) : thread_([this, tick = std::move(tick)] { Run(tick); }) {}
+  explicit Ticker(std::function<void()> tick)
+      : thread_([this, tick = std::move(tick)] { Run(tick); }) {}
   ~Ticker() {
     {
       MutexLock lock(mutex_);
@@ -128,7 +134,8 @@ struct WorkerMetrics {
         requests(m.AddCounter("request_success_total", "Requests that ended with status OK")),
         failures(m.AddCounter("request_failure_total", "Requests that ended with another status")),
         prompt_tokens(m.AddCounter("prompt_tokens_total", "Prompt tokens of ended requests")),
-        generation_tokens(m.AddCounter("generation_tokens_total", "Output tokens of ended requests")),
+        generation_tokens(
+            m.AddCounter("generation_tokens_total", "Output tokens of ended requests")),
         first_token(m.AddLatencyHistogram("time_to_first_token_seconds", "Arrival to first token")),
         queue_time(m.AddLatencyHistogram("request_queue_time_seconds", "Arrival to first step")),
         latency(m.AddLatencyHistogram("e2e_request_latency_seconds", "Arrival to end")) {}
@@ -165,8 +172,8 @@ void LogRequest(const SessionTable::RequestRecord& record) {
       "first_token_ms=%.1f total_ms=%.1f%s%s",
       record.request_id, absl::StatusCodeToString(record.status.code()), record.choices,
       record.prompt_tokens, record.cached_tokens, record.output_tokens, record.queued / 1e3,
-      record.first_token / 1e3, record.total / 1e3, record.status.ok() ? "" : " why=",
-      std::string(record.status.message())));
+      record.first_token / 1e3, record.total / 1e3,
+      record.status.ok() ? "" : " why=", std::string(record.status.message())));
 }
 
 std::string MakeIncarnation() {
@@ -219,7 +226,8 @@ int Run(int argc, char** argv) {
     LogInfo(absl::StrCat("setting ", value.name, "=", value.value, " (", value.source, ")"));
   }
   const Address listen{flags.host, flags.port};
-  if (absl::Status status = CheckListenAddress(listen, flags.insecure); !status.ok()) return Fail(status);
+  if (absl::Status status = CheckListenAddress(listen, flags.insecure); !status.ok())
+    return Fail(status);
   for (const std::string& address : flags.join) {
     if (const auto parsed = ParseAddress(address); !parsed.ok()) return Fail(parsed.status());
   }
@@ -243,8 +251,8 @@ int Run(int argc, char** argv) {
 
   // The port must be known before the worker can be named, so the server starts first and sessions
   // find a table that is complete: connections come only after coordinators hear of the address.
-  const std::string model =
-      flags.served_model_name.empty() ? FolderName(flags.engine.model_folder) : flags.served_model_name;
+  const std::string model = flags.served_model_name.empty() ? FolderName(flags.engine.model_folder)
+                                                            : flags.served_model_name;
   worker::v1::WorkerInfo info = MakeInfo(flags, *built, flags.worker_name, model);
   if (flags.worker_name.empty()) {
     info.set_name(flags.advertise_address.empty() ? listen.ToString() : flags.advertise_address);
@@ -287,7 +295,8 @@ int Run(int argc, char** argv) {
     return Fail(absl::UnavailableError(absl::StrCat("cannot listen on ", listen.ToString())));
   }
   const std::string address = Address{flags.host, static_cast<uint16_t>(port)}.ToString();
-  const std::string advertised = flags.advertise_address.empty() ? address : flags.advertise_address;
+  const std::string advertised =
+      flags.advertise_address.empty() ? address : flags.advertise_address;
   if (flags.worker_name.empty()) table.SetName(advertised);
   server->GetHealthCheckService()->SetServingStatus(model, true);
   loop.Start();

@@ -11,17 +11,17 @@
 
 namespace quire {
 
-// One sequence at a time, in order of arrival: the whole prompt in one step, then a token a step, as
-// Hugging Face generate() does. No blocks: the executor keeps the KV cache of its one slot itself, and
-// reports its bytes with each result. Priorities do not matter here.
+// One sequence at a time, in order of arrival: the whole prompt in one step, then a token a step,
+// as Hugging Face generate() does. No blocks: the executor keeps the KV cache of its one slot
+// itself, and reports its bytes with each result. Priorities do not matter here.
 class SerialScheduler final : public SequenceScheduler {
  public:
   // Add refuses beyond `max_queue` waiting sequences.
   explicit SerialScheduler(uint32_t max_queue) : max_queue_(max_queue) {}
 
   absl::Status Add(SequenceSpec spec, Micros now) override;
-  void Abort(SequenceTag tag, absl::Status status, std::optional<uint32_t> output_tokens, Micros now,
-             SequenceEvents* events) override;
+  void Abort(SequenceTag tag, absl::Status status, std::optional<uint32_t> output_tokens,
+             Micros now, SequenceEvents* events) override;
   bool Plan(Micros now, StepPlan* plan, SequenceEvents* events) override;
   void Settle(StepResult& result, Micros now, SequenceEvents* events) override;
   std::optional<Micros> NextDeadline() const override;
@@ -47,11 +47,11 @@ class SerialScheduler final : public SequenceScheduler {
   const uint32_t max_queue_;
   std::deque<Sequence> waiting_;
   std::optional<Sequence> running_;
-  bool occupied_ = false;    // the device's slot holds a sequence
-  bool in_flight_ = false;   // a step of running_, or of one that was aborted meanwhile
-  bool aborted_ = false;     // the step in flight is of a sequence that is gone
+  bool occupied_ = false;   // the device's slot holds a sequence
+  bool in_flight_ = false;  // a step of running_, or of one that was aborted meanwhile
+  bool aborted_ = false;    // the step in flight is of a sequence that is gone
   uint64_t next_step_ = 1;
-  KvBytes kv_;               // as of the last result
+  KvBytes kv_;  // as of the last result
 };
 
 }  // namespace quire

@@ -10,9 +10,10 @@
 // The border between deciding and executing, as data: the scheduler writes a StepPlan, the device
 // carries it out and answers with a StepResult.
 //
-// The device keeps the running batch in slots. A slot holds one sequence: its token ids, the position
-// of the next token to compute, its block table and its sampling parameters. Plans carry changes to
-// slots and say which slots run; there is no prefill phase and no decode phase, only runs of positions.
+// The device keeps the running batch in slots. A slot holds one sequence: its token ids, the
+// position of the next token to compute, its block table and its sampling parameters. Plans carry
+// changes to slots and say which slots run; there is no prefill phase and no decode phase, only
+// runs of positions.
 namespace quire {
 
 using BlockId = uint32_t;
@@ -21,7 +22,8 @@ using SlotId = uint32_t;
 // A sequence takes a slot.
 struct SlotFill {
   SlotId slot = 0;
-  // Every token known so far: the prompt, then what was emitted. Position i of the sequence is tokens[i].
+  // Every token known so far: the prompt, then what was emitted. Position i of the sequence is
+  // tokens[i].
   std::vector<TokenId> tokens;
   uint32_t num_prompt_tokens = 0;
   // First position to compute: the KV of those before it is in `blocks` already.
@@ -43,12 +45,13 @@ struct BlockAppend {
 struct SlotRun {
   SlotId slot = 0;
   uint32_t num_tokens = 0;
-  // The last of them gives logits, from which the next token is sampled; the sample becomes the slot's
-  // next known token. False for a part of a prompt that is not the last.
+  // The last of them gives logits, from which the next token is sampled; the sample becomes the
+  // slot's next known token. False for a part of a prompt that is not the last.
   bool samples = false;
 };
 
-// Applied in the order of the members. Slots keep their order of runs from step to step where they can.
+// Applied in the order of the members. Slots keep their order of runs from step to step where they
+// can.
 struct StepPlan {
   uint64_t step = 0;  // counts from 1
   std::vector<SlotId> freed;
@@ -74,7 +77,8 @@ struct TopLogprob {
   float logprob = 0;
 };
 
-// Log-probabilities of one token: its own, and the most likely ones, most likely first (ties: lower id).
+// Log-probabilities of one token: its own, and the most likely ones, most likely first (ties: lower
+// id).
 struct TokenLogprobs {
   float logprob = 0;
   std::vector<TopLogprob> top;

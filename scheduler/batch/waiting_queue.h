@@ -10,7 +10,8 @@
 
 namespace quire {
 
-// The sequences that hold no slot, in the order in which they are to be served. Holds pointers only.
+// The sequences that hold no slot, in the order in which they are to be served. Holds pointers
+// only.
 class WaitingQueue {
  public:
   using const_iterator = absl::btree_set<ScheduledSequence*, ServedBefore>::const_iterator;

@@ -11,8 +11,8 @@ namespace quire {
 
 class BlockPool;
 
-// Holds a block. Move-only: dropping the last lease of a block gives it back, and there is no other way
-// to do so.
+// Holds a block. Move-only: dropping the last lease of a block gives it back, and there is no other
+// way to do so.
 class BlockLease {
  public:
   BlockLease(BlockLease&& other) noexcept : pool_(other.pool_), block_(other.block_) {

@@ -25,8 +25,8 @@ class BlockTable {
 
  private:
   friend class KvManager;
-  // Last block first: the end of a chain becomes the least recently used and is evicted first, so that
-  // every cached block can still be reached from its start.
+  // Last block first: the end of a chain becomes the least recently used and is evicted first, so
+  // that every cached block can still be reached from its start.
   void Clear() {
     while (!leases_.empty()) leases_.pop_back();
     num_hashed_ = 0;
@@ -50,18 +50,18 @@ class KvManager {
   };
   explicit KvManager(const Options& options);
 
-  // Starts an empty table with the longest cached prefix of `tokens`, at most max_tokens long. Returns
-  // its length in tokens, a multiple of the block size.
+  // Starts an empty table with the longest cached prefix of `tokens`, at most max_tokens long.
+  // Returns its length in tokens, a multiple of the block size.
   uint32_t AdoptPrefix(std::string_view salt, std::span<const TokenId> tokens, uint32_t max_tokens,
                        BlockTable* table);
 
-  // Starts an empty table with the first `num_blocks` blocks of another one, whose tokens and salt are
-  // the same so far.
+  // Starts an empty table with the first `num_blocks` blocks of another one, whose tokens and salt
+  // are the same so far.
   void ShareBlocks(std::string_view salt, std::span<const TokenId> tokens, const BlockTable& source,
                    uint32_t num_blocks, BlockTable* table);
 
-  // Extends the table to hold `num_tokens` tokens in all. False, with the table as it was, when there
-  // are not enough blocks. REQUIRES: the table was started.
+  // Extends the table to hold `num_tokens` tokens in all. False, with the table as it was, when
+  // there are not enough blocks. REQUIRES: the table was started.
   [[nodiscard]] bool Reserve(uint32_t num_tokens, BlockTable* table);
 
   // Makes the full blocks of the first num_computed tokens findable. Their content must have been

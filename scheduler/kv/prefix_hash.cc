@@ -81,8 +81,8 @@ PrefixHash HashBlock(const PrefixHashKey& key, const PrefixHash& parent,
   for (size_t i = 0; i + 2 <= tokens.size(); i += 2) {
     sip.Word(tokens[i] | uint64_t{tokens[i + 1]} << 32);
   }
-  // Parent hashes are secret, so no client can choose a salt that reads like a block; the mark keeps an
-  // odd number of tokens apart from an even one.
+  // Parent hashes are secret, so no client can choose a salt that reads like a block; the mark
+  // keeps an odd number of tokens apart from an even one.
   const bool odd = tokens.size() % 2 != 0;
   sip.Word(odd ? tokens.back() | uint64_t{1} << 32 : 0);
   return sip.Finish();

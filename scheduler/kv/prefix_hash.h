@@ -12,8 +12,8 @@
 
 namespace quire {
 
-// Names a block's content together with everything before it: 128 bits of a keyed hash over the hash of
-// the block before it (or the salt's, for a first block) and its token ids.
+// Names a block's content together with everything before it: 128 bits of a keyed hash over the
+// hash of the block before it (or the salt's, for a first block) and its token ids.
 struct PrefixHash {
   uint64_t low = 0;
   uint64_t high = 0;
@@ -32,8 +32,8 @@ PrefixHash HashSalt(const PrefixHashKey& key, std::string_view salt);
 PrefixHash HashBlock(const PrefixHashKey& key, const PrefixHash& parent,
                      std::span<const TokenId> tokens);
 
-// SipHash-2-4 with 128 bits of output (Aumasson, Bernstein: "SipHash: a fast short-input PRF", 2012,
-// and the 128-bit variant of its reference implementation).
+// SipHash-2-4 with 128 bits of output (Aumasson, Bernstein: "SipHash: a fast short-input PRF",
+// 2012, and the 128-bit variant of its reference implementation).
 PrefixHash SipHash128(const PrefixHashKey& key, const void* data, size_t num_bytes);
 
 }  // namespace quire

@@ -29,7 +29,8 @@ PlacementDecision PlaceRequest(const PlacementRequest& request,
   for (const PlacementCandidate& candidate : candidates) {
     const WorkerSnapshot& worker = candidate.worker;
     if (worker.BlocksFor(tokens) > worker.blocks_total) {
-      if (largest == nullptr || worker.blocks_total > largest->worker.blocks_total) largest = &candidate;
+      if (largest == nullptr || worker.blocks_total > largest->worker.blocks_total)
+        largest = &candidate;
       continue;
     }
     fits = true;

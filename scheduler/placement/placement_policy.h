@@ -6,7 +6,8 @@
 
 #include "scheduler/placement/worker_snapshot.h"
 
-// Which worker gets a request: this is where a worker is picked. A stateless function over snapshots.
+// Which worker gets a request: this is where a worker is picked. A stateless function over
+// snapshots.
 namespace quire {
 
 // A worker that could serve the request: right model and engine, ready, not refused it before.
@@ -28,16 +29,16 @@ struct PlacementDecision {
     kNeverFits,  // a choice needs more KV blocks than any candidate has
   };
   Outcome outcome = Outcome::kFull;
-  WorkerNumber worker = 0;       // kPlaced
-  uint64_t blocks_needed = 0;    // kNeverFits, for the candidate with the most blocks
+  WorkerNumber worker = 0;     // kPlaced
+  uint64_t blocks_needed = 0;  // kNeverFits, for the candidate with the most blocks
   uint64_t blocks_had = 0;
 };
 
 // The candidate that has the least to do before the request's first token, counted in sequences:
-// those it has, less what the cached prefix saves. A match counts for as many sequences as the prompt
-// has matched chunks of kTokensPerSequence, so that affinity cannot pile everything on one worker.
-// Blocks decide between equals, then the lower worker number.
-// REQUIRES: candidates is not empty.
+// those it has, less what the cached prefix saves. A match counts for as many sequences as the
+// prompt has matched chunks of kTokensPerSequence, so that affinity cannot pile everything on one
+// worker. Blocks decide between equals, then the lower worker number. REQUIRES: candidates is not
+// empty.
 PlacementDecision PlaceRequest(const PlacementRequest& request,
                                std::span<const PlacementCandidate> candidates);
 

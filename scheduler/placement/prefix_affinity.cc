@@ -13,7 +13,8 @@ std::vector<PrefixHash> PrefixAffinity::Chunks(std::string_view salt,
   return chunks;
 }
 
-uint32_t PrefixAffinity::MatchedTokens(std::span<const PrefixHash> chunks, WorkerNumber worker) const {
+uint32_t PrefixAffinity::MatchedTokens(std::span<const PrefixHash> chunks,
+                                       WorkerNumber worker) const {
   uint32_t matched = 0;
   for (const PrefixHash& chunk : chunks) {
     if (!entries_.contains(Key{chunk, worker})) break;

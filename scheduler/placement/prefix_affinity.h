@@ -15,8 +15,8 @@
 
 namespace quire {
 
-// Remembers which prompt prefixes went to which worker, so that a prompt can follow the blocks that an
-// earlier one left in a worker's cache. A guess: the worker may have evicted them.
+// Remembers which prompt prefixes went to which worker, so that a prompt can follow the blocks that
+// an earlier one left in a worker's cache. A guess: the worker may have evicted them.
 //
 // Prefixes are cut every kChunkTokens tokens. The least recently used are forgotten beyond
 // `max_chunks`. Deterministic: lookups only, nothing iterates a hash container. Not thread safe.
@@ -24,10 +24,11 @@ class PrefixAffinity {
  public:
   static constexpr uint32_t kChunkTokens = 64;
 
-  PrefixAffinity(const PrefixHashKey& key, size_t max_chunks) : key_(key), max_chunks_(max_chunks) {}
+  PrefixAffinity(const PrefixHashKey& key, size_t max_chunks)
+      : key_(key), max_chunks_(max_chunks) {}
 
-  // The chunks of a prompt, to be passed to the other calls. `salt` holds whatever else must be equal:
-  // the model and the cache salt.
+  // The chunks of a prompt, to be passed to the other calls. `salt` holds whatever else must be
+  // equal: the model and the cache salt.
   std::vector<PrefixHash> Chunks(std::string_view salt, std::span<const TokenId> prompt) const;
 
   // Tokens at the beginning of the prompt that went to `worker` before.

@@ -11,10 +11,10 @@
 #include "scheduler/sampling_params.h"
 #include "scheduler/sequence.h"
 
-// An engine turns requests into step plans and step results into tokens. It knows no threads, no clocks
-// and no wire: EngineLoop drives it, and time arrives as an argument. RequestEngine is the engine; the
-// scheduler it is given makes it paged (BatchScheduler: continuous batching over a block pool) or the
-// baseline (SerialScheduler: one request at a time).
+// An engine turns requests into step plans and step results into tokens. It knows no threads, no
+// clocks and no wire: EngineLoop drives it, and time arrives as an argument. RequestEngine is the
+// engine; the scheduler it is given makes it paged (BatchScheduler: continuous batching over a
+// block pool) or the baseline (SerialScheduler: one request at a time).
 namespace quire {
 
 // Names a request for as long as the worker lives: `session` is the worker's own number for a
@@ -119,8 +119,9 @@ class Engine {
   // coordinator with this worker's WorkerInfo would send. ALREADY_EXISTS: the key is alive.
   virtual absl::Status Submit(EngineRequest request, Micros now) = 0;
 
-  // Ends a request, or one choice of it. With `stop_index`, only that many output tokens count in the
-  // usage. Its Finish comes with the next output, with status CANCELLED. Unknown keys are ignored.
+  // Ends a request, or one choice of it. With `stop_index`, only that many output tokens count in
+  // the usage. Its Finish comes with the next output, with status CANCELLED. Unknown keys are
+  // ignored.
   virtual void Cancel(RequestKey key, std::optional<uint32_t> choice,
                       std::optional<uint32_t> stop_index, Micros now) = 0;
 
@@ -131,8 +132,8 @@ class Engine {
   // Takes in the result of the oldest planned step that is not settled. May move from it.
   virtual void Settle(StepResult& result, Micros now) = 0;
 
-  // Moves what happened since the last call into `output` (cleared first). The vectors are swapped, so
-  // passing the same object again saves allocations.
+  // Moves what happened since the last call into `output` (cleared first). The vectors are swapped,
+  // so passing the same object again saves allocations.
   virtual void TakeOutput(EngineOutput* output) = 0;
 
   // The next time at which Plan must be called though nothing happens; nothing if there is none.

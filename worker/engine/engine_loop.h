@@ -34,8 +34,8 @@ class EngineListener {
 // Runs an engine on a thread of its own: plan, execute, settle. Others reach it by posting; an idle
 // loop waits on a condition variable.
 //
-// Post* and the observers are thread safe. The mailbox holds at most `max_mailbox` submits; cancels are
-// always taken, so a caller posts at most one for each choice of a request that it submitted.
+// Post* and the observers are thread safe. The mailbox holds at most `max_mailbox` submits; cancels
+// are always taken, so a caller posts at most one for each choice of a request that it submitted.
 class EngineLoop final : public EngineInbox {
  public:
   EngineLoop(std::unique_ptr<Engine> engine, std::unique_ptr<ModelExecutor> executor,

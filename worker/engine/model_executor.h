@@ -23,8 +23,8 @@ struct ExecutorLimits {
 
 // Carries out step plans on a device. The engine loop sees the device through this header alone.
 //
-// Not thread safe: one thread calls it. Steps run in the order of their launches, so blocks that one
-// plan frees may be written by the next.
+// Not thread safe: one thread calls it. Steps run in the order of their launches, so blocks that
+// one plan frees may be written by the next.
 class ModelExecutor {
  public:
   virtual ~ModelExecutor() = default;
@@ -38,8 +38,6 @@ class ModelExecutor {
   // Waits for the oldest launched step and replaces `result` by its outcome. An error is final.
   // REQUIRES: a launch is uncollected.
   virtual absl::Status Collect(StepResult* result) = 0;
-
-
 };
 
 }  // namespace quire

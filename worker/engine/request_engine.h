@@ -12,8 +12,8 @@
 
 namespace quire {
 
-// The engine over any sequence scheduler: requests become sequences, one a choice, and what happens to
-// sequences becomes the output of requests. What runs when is the scheduler's alone.
+// The engine over any sequence scheduler: requests become sequences, one a choice, and what happens
+// to sequences becomes the output of requests. What runs when is the scheduler's alone.
 class RequestEngine final : public Engine {
  public:
   struct Options {

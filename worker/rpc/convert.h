@@ -8,8 +8,9 @@
 // Between worker.proto and the engine's types.
 namespace quire {
 
-// The worker trusts no coordinator: numbers that are not finite, arrays that do not match and values
-// out of range are INVALID_ARGUMENT, naming the field. Token ids and lengths are the engine's to check.
+// The worker trusts no coordinator: numbers that are not finite, arrays that do not match and
+// values out of range are INVALID_ARGUMENT, naming the field. Token ids and lengths are the
+// engine's to check.
 absl::StatusOr<EngineRequest> ToEngineRequest(const worker::v1::Submit& submit, uint32_t session,
                                               Micros now);
 

@@ -19,7 +19,8 @@ class JoinClient::Call final : public MessageHandler<JoinReply> {
   explicit Call(std::string coordinator) : coordinator_(std::move(coordinator)) {}
   void OnMessage(JoinReply reply) override {
     if (!reply.refused().empty()) {
-      LogWarning(absl::StrCat("coordinator ", coordinator_, " refuses this worker: ", reply.refused()));
+      LogWarning(
+          absl::StrCat("coordinator ", coordinator_, " refuses this worker: ", reply.refused()));
     } else if (!greeted_) {
       LogInfo(absl::StrCat("joined coordinator ", coordinator_));
       greeted_ = true;

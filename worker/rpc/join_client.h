@@ -12,8 +12,8 @@
 namespace quire {
 
 // Announces a worker to one coordinator, for ever: a lost or refused call is made again at most
-// kRetryMicros later. Each coordinator has a client of its own, so that one that is gone delays none.
-// Thread safe.
+// kRetryMicros later. Each coordinator has a client of its own, so that one that is gone delays
+// none. Thread safe.
 class JoinClient {
  public:
   static constexpr int64_t kRetryMicros = 400'000;

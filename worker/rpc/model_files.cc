@@ -11,9 +11,9 @@
 namespace quire {
 namespace {
 
-constexpr const char* kNames[] = {"config.json",           "generation_config.json",
-                                  "tokenizer.json",        "tokenizer_config.json",
-                                  "special_tokens_map.json", "chat_template.jinja"};
+constexpr const char* kNames[] = {
+    "config.json",           "generation_config.json",  "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"};
 constexpr uintmax_t kMaxBytes = 64 << 20;
 
 }  // namespace

@@ -13,8 +13,8 @@ namespace {
 
 using worker::v1::FileChunk;
 
-// Steps that may wait for a coordinator that does not read. A step's message is a few bytes a token, so
-// this is some megabytes at the most, and some seconds of decoding.
+// Steps that may wait for a coordinator that does not read. A step's message is a few bytes a
+// token, so this is some megabytes at the most, and some seconds of decoding.
 constexpr size_t kMaxOutbox = 4096;
 constexpr size_t kChunkBytes = 1 << 20;
 
@@ -73,7 +73,8 @@ WorkerService::WorkerService(SessionTable* table, std::string model,
 grpc::ServerBidiReactor<worker::v1::SessionRequest, worker::v1::SessionEvent>*
 WorkerService::Session(grpc::CallbackServerContext*) {
   return new GrpcServerStream<worker::v1::SessionRequest, worker::v1::SessionEvent>(
-      kMaxOutbox, [this](std::shared_ptr<SessionTable::Sink> sink) { return table_->Connect(sink); });
+      kMaxOutbox,
+      [this](std::shared_ptr<SessionTable::Sink> sink) { return table_->Connect(sink); });
 }
 
 grpc::ServerWriteReactor<FileChunk>* WorkerService::GetModelFiles(

@@ -18,7 +18,8 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
   grpc::ServerBidiReactor<worker::v1::SessionRequest, worker::v1::SessionEvent>* Session(
       grpc::CallbackServerContext* context) override;
   grpc::ServerWriteReactor<worker::v1::FileChunk>* GetModelFiles(
-      grpc::CallbackServerContext* context, const worker::v1::GetModelFilesRequest* request) override;
+      grpc::CallbackServerContext* context,
+      const worker::v1::GetModelFilesRequest* request) override;
 
  private:
   SessionTable* const table_;

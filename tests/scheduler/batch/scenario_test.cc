@@ -39,15 +39,24 @@ class Scenario {
   std::string Run(const Words& command) {
     done_.clear();
     const std::string& verb = command[0];
-    if (verb == "pool") Pool(command);
-    else if (verb == "submit") Submit(command);
-    else if (verb == "step") { if (Plan()) Settle(command); }
-    else if (verb == "plan") Plan();
-    else if (verb == "settle") Settle(command);
-    else if (verb == "abort") Abort(command[1]);
-    else if (verb == "time") now_ = Number(command[1]) * 1000;
-    else if (verb == "load") Load();
-    else ADD_FAILURE() << "unknown command " << verb;
+    if (verb == "pool")
+      Pool(command);
+    else if (verb == "submit")
+      Submit(command);
+    else if (verb == "step") {
+      if (Plan()) Settle(command);
+    } else if (verb == "plan")
+      Plan();
+    else if (verb == "settle")
+      Settle(command);
+    else if (verb == "abort")
+      Abort(command[1]);
+    else if (verb == "time")
+      now_ = Number(command[1]) * 1000;
+    else if (verb == "load")
+      Load();
+    else
+      ADD_FAILURE() << "unknown command " << verb;
     return absl::StrJoin(done_, " ");
   }
 
@@ -60,7 +69,8 @@ class Scenario {
   static std::map<std::string, std::string> Options(const Words& command, size_t first) {
     std::map<std::string, std::string> options;
     for (size_t i = first; i < command.size(); ++i) {
-      const std::pair<std::string, std::string> option = absl::StrSplit(command[i], absl::MaxSplits('=', 1));
+      const std::pair<std::string, std::string> option =
+          absl::StrSplit(command[i], absl::MaxSplits('=', 1));
       options.insert(option);
     }
     return options;
@@ -175,7 +185,8 @@ class Scenario {
     for (const SequenceTag tag : events_.preempted) done_.push_back("preempt " + names_[tag]);
     for (const SequenceEvents::Finish& finish : events_.finishes) {
       const char* reasons[] = {"stop", "length", "aborted"};
-      done_.push_back(absl::StrCat("finish ", names_[finish.tag], " ", reasons[int(finish.reason)]));
+      done_.push_back(
+          absl::StrCat("finish ", names_[finish.tag], " ", reasons[int(finish.reason)]));
     }
   }
 
@@ -216,9 +227,10 @@ TEST_P(ScenarioTest, DoesWhatTheScriptSays) {
     if (continues) {
       absl::StrAppend(&commands.back().expected, " ", absl::StrJoin(left, " "));
     } else {
-      const Words right = arrow == std::string::npos
-                              ? Words()
-                              : Words(absl::StrSplit(text.substr(arrow + 2), ' ', absl::SkipWhitespace()));
+      const Words right =
+          arrow == std::string::npos
+              ? Words()
+              : Words(absl::StrSplit(text.substr(arrow + 2), ' ', absl::SkipWhitespace()));
       commands.push_back({line, left, absl::StrJoin(right, " ")});
     }
   }

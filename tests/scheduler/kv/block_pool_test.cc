@@ -94,11 +94,15 @@ class NaivePool {
   };
 
   bool CanAllocate() const {
-    return std::any_of(state_.begin(), state_.end(), [](const auto& s) { return s.second.leases == 0; });
+    return std::any_of(state_.begin(), state_.end(),
+                       [](const auto& s) { return s.second.leases == 0; });
   }
-  bool IsFree(BlockId block) const { return state_.at(block).leases == 0 && !state_.at(block).keep; }
+  bool IsFree(BlockId block) const {
+    return state_.at(block).leases == 0 && !state_.at(block).keep;
+  }
   bool AnyFree() const {
-    return std::any_of(state_.begin(), state_.end(), [this](const auto& s) { return IsFree(s.first); });
+    return std::any_of(state_.begin(), state_.end(),
+                       [this](const auto& s) { return IsFree(s.first); });
   }
   BlockId LeastRecentlyUsed() const { return cached_.front(); }
   void Allocated(BlockId block) {
@@ -116,7 +120,8 @@ class NaivePool {
   const State& state(BlockId block) const { return state_.at(block); }
   const std::vector<BlockId>& cached() const { return cached_; }
   size_t num_leased() const {
-    return std::count_if(state_.begin(), state_.end(), [](const auto& s) { return s.second.leases > 0; });
+    return std::count_if(state_.begin(), state_.end(),
+                         [](const auto& s) { return s.second.leases > 0; });
   }
 
  private:

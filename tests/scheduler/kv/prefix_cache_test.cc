@@ -9,8 +9,8 @@
 namespace quire {
 namespace {
 
-// The first two vectors of the reference implementation's vectors_sip128: key bytes 0..15, messages of
-// 0 and 1 byte.
+// The first two vectors of the reference implementation's vectors_sip128: key bytes 0..15, messages
+// of 0 and 1 byte.
 TEST(PrefixHashTest, IsSipHash128) {
   const PrefixHashKey key = {0x0706050403020100, 0x0f0e0d0c0b0a0908};
   const PrefixHash empty = SipHash128(key, nullptr, 0);

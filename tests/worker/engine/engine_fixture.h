@@ -42,8 +42,8 @@ inline BatchScheduler::Options SchedulerOptions(const ExecutorLimits& limits) {
 }
 
 inline std::unique_ptr<Engine> MakeTestEngine(const BatchScheduler::Options& options) {
-  return std::make_unique<RequestEngine>(
-      RequestEngine::Options{kTestContext, kTestVocabulary}, std::make_unique<BatchScheduler>(options));
+  return std::make_unique<RequestEngine>(RequestEngine::Options{kTestContext, kTestVocabulary},
+                                         std::make_unique<BatchScheduler>(options));
 }
 
 // The tokens that a fake executor makes of a prompt.
@@ -139,7 +139,8 @@ class EngineDriver {
   std::map<std::pair<uint64_t, uint32_t>, Stream> streams_;
 };
 
-inline EngineRequest MakeRequest(uint64_t id, std::vector<TokenId> prompt, uint32_t max_new_tokens) {
+inline EngineRequest MakeRequest(uint64_t id, std::vector<TokenId> prompt,
+                                 uint32_t max_new_tokens) {
   EngineRequest request;
   request.key = {0, id};
   request.prompt = std::move(prompt);

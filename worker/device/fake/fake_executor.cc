@@ -75,7 +75,8 @@ absl::Status FakeExecutor::Launch(const StepPlan& plan) {
     slot.blocks = fill.blocks;
     slot.own_kv.clear();
   }
-  for (const BlockAppend& append : plan.appended) slots_[append.slot].blocks.push_back(append.block);
+  for (const BlockAppend& append : plan.appended)
+    slots_[append.slot].blocks.push_back(append.block);
 
   Step step;
   step.result.step = plan.step;

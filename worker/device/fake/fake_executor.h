@@ -12,15 +12,16 @@
 
 namespace quire {
 
-// An executor without a model, for tests of everything above the device and for mock workers: a token
-// is a hash of all tokens before it, read through the block table out of a simulated KV cache. A wrong
-// block table, a block reused too early or a position left out changes the tokens.
+// An executor without a model, for tests of everything above the device and for mock workers: a
+// token is a hash of all tokens before it, read through the block table out of a simulated KV
+// cache. A wrong block table, a block reused too early or a position left out changes the tokens.
 class FakeExecutor final : public ModelExecutor {
  public:
   struct Options {
     ExecutorLimits limits;
-    // Reads the whole context for each sample, as attention does, and checks every entry. Without it a
-    // sample reads the last entry alone, which depends on the ones before it as they were when computed.
+    // Reads the whole context for each sample, as attention does, and checks every entry. Without
+    // it a sample reads the last entry alone, which depends on the ones before it as they were when
+    // computed.
     bool reads_whole_context = true;
     // How long a step takes from its launch on, at least.
     std::chrono::microseconds step_time{0};
