@@ -168,6 +168,8 @@ def main(arguments: Sequence[str]) -> int:
     quire = flags.bin / "quire"
     try:
         machine, versions = describe_machine(), describe_versions(quire)
+        if machine["load_average_before"] > 0.5:
+            say(f"others are at work here (load average {machine['load_average_before']}): speeds will be worth little")
         with service(flags.bin, flags.model, flags.out / "logs") as address:
             say("comparing")
             document = compare(quire, address, FULL if flags.full else REDUCED, flags.out)

@@ -99,6 +99,7 @@ async def serve(flags: argparse.Namespace, generator: Generator, version: str) -
     await stopping.wait()
     await health_service.enter_graceful_shutdown()
     await _drain(table, flags.drain_timeout)
+    table.close()
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)

@@ -187,6 +187,12 @@ class SessionTable:
         """Ends what still lives, with UNAVAILABLE."""
         self._engine.end(lambda tag: True, Ending(grpc.StatusCode.UNAVAILABLE, "the worker shut down"))
 
+    def close(self) -> None:
+        """Ends every connection, after what was sent before."""
+        for session in self._sessions:
+            if session.connection is not None:
+                session.connection.finish()
+
     # --- Requests. ---
 
     def _open(self, connection: Connection, opening: pb.Open) -> None:

@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from typing import Self
 
@@ -75,7 +76,7 @@ class Server:
 
 
 class Stack:
-    """Servers that end with the `with` block: all are told at once, the last started is waited for first."""
+    """Servers that end with the `with` block: all are told at once, and those that take longer than the grace killed."""
 
     def __init__(self, log_folder: pathlib.Path, grace_s: float = 10.0) -> None:
         self._log_folder = log_folder
@@ -93,8 +94,9 @@ class Stack:
         previous = [(number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGINT, signal.SIGTERM)]
         for server in self._servers:
             server.terminate()
+        deadline = time.monotonic() + self._grace_s
         for server in reversed(self._servers):
-            server.wait(self._grace_s)
+            server.wait(max(0.0, deadline - time.monotonic()))
         for number, handler in previous:
             signal.signal(number, handler)
 

@@ -179,6 +179,7 @@ class WorkerProcessTest(unittest.TestCase):
             self.assertEqual(self.process.wait(TIMEOUT_S), 0)
             self.drainer.join()
             self.assertTrue(any("status=CANCELLED" in line for line in self.errors))
+            self.assertFalse([line for line in self.errors if "Traceback" in line])
 
     def test_a_static_batch(self):
         channel = self.start("--dtype", "bf16", "--batch-size", "4", "--batch-wait-ms", "60000", "--baseline-cache",
