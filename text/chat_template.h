@@ -21,10 +21,12 @@ namespace quire {
 // (bos_token, eos_token ...) and the request's own variables, which win over the rest.
 //
 // Templates come with models and are not trusted: a render may take kMaxSteps template instructions
-// and produce kMaxOutputBytes, and reaches no file, clock or network. Immutable and thread safe.
+// and produce kMaxOutputBytes, and reaches no file, clock or network. What one instruction may take
+// is not bounded: a template that doubles a string forty times exhausts the memory. Immutable and
+// thread safe; each render runs on a thread of its own, for its stack.
 class ChatTemplate {
  public:
-  static constexpr uint64_t kMaxSteps = 5'000'000;
+  static constexpr uint64_t kMaxSteps = 1'000'000;
   static constexpr uint64_t kMaxOutputBytes = 8 << 20;
 
   // NOT_FOUND if the files hold no template; INVALID_ARGUMENT, naming file and line, if it cannot

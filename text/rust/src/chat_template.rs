@@ -15,9 +15,10 @@ use crate::python;
 use crate::special_tokens::SpecialTokens;
 use crate::strftime::strftime;
 
-/// Stack of a rendering thread. Values nest as deep as the step limit lets a template build them, and
-/// dropping them recurses. Memory is taken where it is touched, a few pages as a rule.
-const STACK_BYTES: usize = 1 << 30;
+/// Stack of a rendering thread. A template can nest a value one level a step, and dropping or comparing
+/// values recurses; this is enough for the million steps that C++ allows. Memory is taken where it is
+/// touched: a few pages as a rule.
+const STACK_BYTES: usize = 2 << 30;
 
 pub struct ChatTemplate {
     /// Templates are named by the place they come from, for messages.
@@ -45,10 +46,12 @@ impl ChatTemplate {
         environment.set_fuel(Some(max_steps));
         let mut add = |source: Option<(String, String)>| {
             source
-                .map(|(place, text)| match environment.add_template_owned(place.clone(), prepare(&text)) {
-                    Ok(()) => Ok(place),
-                    Err(error) => Err(describe(&error)),
-                })
+                .map(
+                    |(place, text)| match environment.add_template_owned(place.clone(), prepare(&text)) {
+                        Ok(()) => Ok(place),
+                        Err(error) => Err(describe(&place, &error)),
+                    },
+                )
                 .transpose()
         };
         let default = add(sources.default)?;
@@ -94,7 +97,10 @@ impl ChatTemplate {
         if !input.variables.is_empty() {
             match parse("variables", input.variables)? {
                 Json::Object(own) => {
-                    variables.extend(own.into_iter().map(|(name, value)| (name, Value::from_serialize(value))));
+                    variables.extend(
+                        own.into_iter()
+                            .map(|(name, value)| (name, Value::from_serialize(value))),
+                    );
                 }
                 _ => return Err(Error::invalid("variables: not a JSON object")),
             }
@@ -108,18 +114,25 @@ impl ChatTemplate {
                 text: Vec::new(),
                 max_bytes: self.max_output_bytes,
             };
-            let template = self.environment.get_template(name).map_err(|e| describe(&e))?;
-            template
-                .render_captured_to(Value::from_iter(variables), &mut output)
-                .map_err(|e| describe(&e))?;
+            let rendered = self.environment.get_template(name).and_then(|template| {
+                template
+                    .render_captured_to(Value::from_iter(variables), &mut output)
+                    .map(drop)
+            });
+            rendered.map_err(|e| describe(name, &e))?;
             String::from_utf8(output.text).map_err(|e| Error::new(Code::Internal, e))
         };
         thread::scope(|scope| {
-            let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, render);
+            let thread = thread::Builder::new()
+                .stack_size(STACK_BYTES)
+                .spawn_scoped(scope, render);
             match thread.map(|thread| thread.join()) {
                 Ok(Ok(result)) => result,
                 Ok(Err(panic)) => std::panic::resume_unwind(panic),
-                Err(error) => Err(Error::new(Code::ResourceExhausted, format!("no thread to render on: {error}"))),
+                Err(error) => Err(Error::new(
+                    Code::ResourceExhausted,
+                    format!("no thread to render on: {error}"),
+                )),
             }
         })
     }
@@ -132,18 +145,21 @@ fn new_environment() -> Environment<'static> {
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_formatter(|out, state, value| match value.kind() {
-        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::Number => {
-            let mut text = String::new();
-            python::write_repr(&mut text, value, 0)?;
-            out.write_str(&text).map_err(minijinja::Error::from)
-        }
+        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::Number => out
+            .write_str(&python::string(value)?)
+            .map_err(minijinja::Error::from),
         _ => minijinja::escape_formatter(out, state, value),
     });
+    environment.add_filter("string", python::string);
     environment.add_filter("tojson", python::tojson);
-    environment.add_function("raise_exception", |message: Value| -> std::result::Result<Value, _> {
-        let raised = Raised(message.to_string());
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(raised))
-    });
+    environment.add_filter("trim", python::trim);
+    environment.add_function(
+        "raise_exception",
+        |message: Value| -> std::result::Result<Value, _> {
+            let raised = Raised(message.to_string());
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(raised))
+        },
+    );
     environment
 }
 
@@ -160,7 +176,7 @@ impl fmt::Display for Raised {
 impl std::error::Error for Raised {}
 
 /// "place:line: reason", of the innermost cause.
-fn describe(error: &minijinja::Error) -> Error {
+fn describe(place: &str, error: &minijinja::Error) -> Error {
     let mut inner = error;
     let mut raised = None;
     let mut cause = std::error::Error::source(error);
@@ -171,21 +187,23 @@ fn describe(error: &minijinja::Error) -> Error {
         raised = raised.or(source.downcast_ref::<Raised>());
         cause = source.source();
     }
-    let place = match (inner.name(), inner.line()) {
-        (Some(name), Some(line)) => format!("{name}:{line}: "),
-        (Some(name), None) => format!("{name}: "),
-        _ => String::new(),
-    };
+    let line = inner.line().map(|line| format!(":{line}")).unwrap_or_default();
     let (code, reason) = match (inner.kind(), raised) {
         (_, Some(raised)) => (Code::InvalidArgument, raised.0.clone()),
-        (ErrorKind::OutOfFuel, _) => (Code::ResourceExhausted, "the template takes too many steps".to_string()),
-        (ErrorKind::WriteFailure, _) => (Code::ResourceExhausted, "the template's output is too long".to_string()),
+        (ErrorKind::OutOfFuel, _) => (
+            Code::ResourceExhausted,
+            "the template takes too many steps".to_string(),
+        ),
+        (ErrorKind::WriteFailure, _) => (
+            Code::ResourceExhausted,
+            "the template's output is too long".to_string(),
+        ),
         (kind, _) => match inner.detail() {
             Some(detail) => (Code::InvalidArgument, format!("{kind}: {detail}")),
             None => (Code::InvalidArgument, kind.to_string()),
         },
     };
-    Error::new(code, format!("{place}{reason}"))
+    Error::new(code, format!("{place}{line}: {reason}"))
 }
 
 /// What is rendered, up to a limit.
@@ -225,7 +243,10 @@ impl Sources {
         let field = format!("{TOKENIZER_CONFIG}: chat_template");
         match files.object(TOKENIZER_CONFIG)?.remove("chat_template") {
             None | Some(Json::Null) => {
-                return Err(Error::new(Code::NotFound, "the model folder has no chat template"));
+                return Err(Error::new(
+                    Code::NotFound,
+                    "the model folder has no chat template",
+                ));
             }
             Some(Json::String(text)) => sources.default = Some((field, text)),
             Some(Json::Object(by_name)) => {
@@ -241,14 +262,18 @@ impl Sources {
             Some(_) => return Err(Error::invalid(format!("{field}: neither a string nor a list"))),
         }
         if sources.default.is_none() && sources.tool_use.is_none() {
-            return Err(Error::invalid(format!("{TOKENIZER_CONFIG}: chat_template: none is named default")));
+            return Err(Error::invalid(format!(
+                "{TOKENIZER_CONFIG}: chat_template: none is named default"
+            )));
         }
         Ok(sources)
     }
 
     fn set(&mut self, field: &str, name: Option<&str>, text: Option<&str>) -> Result<()> {
         let (Some(name), Some(text)) = (name, text) else {
-            return Err(Error::invalid(format!("{field}: an entry lacks its name or its text")));
+            return Err(Error::invalid(format!(
+                "{field}: an entry lacks its name or its text"
+            )));
         };
         let source = Some((format!("{field} ({name})"), text.to_string()));
         match name {
@@ -272,7 +297,10 @@ fn prepare(source: &str) -> String {
         rest = tag;
         let end = tag.find("%}").unwrap_or(0);
         let (inside, after) = tag.split_at(end);
-        let word = inside.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
+        let word = inside
+            .trim_start_matches(['-', '+'])
+            .trim_end_matches(['-', '+'])
+            .trim();
         let replacement = match word {
             "generation" => inside.replace(word, "with"),
             "endgeneration" => inside.replace(word, "endwith"),

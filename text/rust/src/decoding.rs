@@ -14,7 +14,8 @@ use tokenizers::normalizers::replace::Replace;
 use tokenizers::pre_tokenizers::metaspace::PrependScheme;
 use tokenizers::Decoder;
 
-const SUPPORTED: &str = "ByteLevel, ByteFallback, Fuse, Metaspace, Replace, Strip (of beginnings), sequences of them";
+const SUPPORTED: &str =
+    "ByteLevel, ByteFallback, Fuse, Metaspace, Replace, Strip (of beginnings), sequences of them";
 
 const MAX_STEPS: usize = 64;
 
@@ -34,23 +35,38 @@ pub struct Decoding {
 #[derive(Clone)]
 enum PieceStep {
     Replace(Arc<Replace>),
-    StripStart { content: char, count: usize },
+    StripStart {
+        content: char,
+        count: usize,
+    },
     /// A run of byte tokens, which decodes as a whole.
-    ByteFallback { run: Vec<u8> },
-    Metaspace { replacement: char, strip_next: bool },
+    ByteFallback {
+        run: Vec<u8>,
+    },
+    Metaspace {
+        replacement: char,
+        strip_next: bool,
+    },
 }
 
 #[derive(Clone)]
 enum Join {
     Concatenate,
     /// Pieces spell bytes; `pending` is the beginning of an unfinished character.
-    Bytes { pending: Vec<u8> },
-    Spaces { first: bool },
+    Bytes {
+        pending: Vec<u8>,
+    },
+    Spaces {
+        first: bool,
+    },
 }
 
 #[derive(Clone)]
 enum TextStep {
-    StripStart { content: char, left: usize },
+    StripStart {
+        content: char,
+        left: usize,
+    },
     /// `held` may be the beginning of a `pattern`.
     Replace {
         pattern: String,
@@ -77,7 +93,9 @@ impl Pipeline {
             }
         }
         if clean_up {
-            start.text_steps.extend(CLEAN_UP.map(|(pattern, content)| TextStep::replace(pattern, content)));
+            start
+                .text_steps
+                .extend(CLEAN_UP.map(|(pattern, content)| TextStep::replace(pattern, content)));
         }
         Ok(Pipeline { start })
     }
@@ -138,7 +156,8 @@ impl Decoding {
             DecoderWrapper::Strip(strip) if strip.stop == 0 => {
                 let (content, count) = (strip.content, strip.start);
                 if *joined {
-                    self.text_steps.push(TextStep::StripStart { content, left: count });
+                    self.text_steps
+                        .push(TextStep::StripStart { content, left: count });
                 } else {
                     self.piece_steps.push(PieceStep::StripStart { content, count });
                 }
@@ -147,7 +166,8 @@ impl Decoding {
                 self.text_steps.push(whole_text_replace(replace)?);
             }
             DecoderWrapper::Replace(replace) => {
-                self.piece_steps.push(PieceStep::Replace(Arc::new(replace.clone())));
+                self.piece_steps
+                    .push(PieceStep::Replace(Arc::new(replace.clone())));
             }
             DecoderWrapper::ByteLevel(_) if !*joined => {
                 self.join = Join::Bytes { pending: Vec::new() };
@@ -164,7 +184,11 @@ impl Decoding {
             }
             other => {
                 let kind = serde_json::to_value(other).unwrap_or_default();
-                let after = if *joined { " after the pieces are joined" } else { "" };
+                let after = if *joined {
+                    " after the pieces are joined"
+                } else {
+                    ""
+                };
                 return Err(format!(
                     "the text of decoder {}{after} cannot be streamed; supported are {SUPPORTED}",
                     kind["type"]
@@ -194,7 +218,10 @@ impl Decoding {
                 self.finish_run(step, out);
                 piece
             }
-            Some(PieceStep::Metaspace { replacement, strip_next }) => {
+            Some(PieceStep::Metaspace {
+                replacement,
+                strip_next,
+            }) => {
                 let space = if std::mem::take(strip_next) { "" } else { " " };
                 piece.replace(*replacement, space)
             }
@@ -228,7 +255,11 @@ impl Decoding {
                 *left = if rest.is_empty() { *left - strip } else { 0 };
                 rest.to_string()
             }
-            Some(TextStep::Replace { pattern, content, held }) => {
+            Some(TextStep::Replace {
+                pattern,
+                content,
+                held,
+            }) => {
                 held.push_str(&text);
                 replace_certain(pattern, content, held)
             }
@@ -283,7 +314,11 @@ static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
     let mut unprintable = 0x100..;
     for byte in 0..=255u8 {
         let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-        let spelling = if printable { Some(byte.into()) } else { unprintable.next() };
+        let spelling = if printable {
+            Some(byte.into())
+        } else {
+            unprintable.next()
+        };
         bytes.extend(spelling.and_then(char::from_u32).map(|c| (c, byte)));
     }
     bytes
@@ -333,7 +368,9 @@ fn replace_certain(pattern: &str, content: &str, held: &mut String) -> String {
         rest = &rest[at + pattern.len()..];
     }
     let beginnings = pattern.char_indices().rev().map(|(length, _)| &pattern[..length]);
-    let keep = beginnings.map(|b| if rest.ends_with(b) { b.len() } else { 0 }).find(|&length| length > 0);
+    let keep = beginnings
+        .map(|b| if rest.ends_with(b) { b.len() } else { 0 })
+        .find(|&length| length > 0);
     let (certain, kept) = rest.split_at(rest.len() - keep.unwrap_or(0));
     text.push_str(certain);
     *held = kept.to_string();

@@ -11,7 +11,7 @@ use std::sync::{Arc, Once};
 
 use crate::chat_template::{ChatTemplate, Input};
 use crate::error::{Code, Error, Result};
-use crate::files::Files;
+use crate::files::{Files, TOKENIZER};
 use crate::stream::Stream;
 use crate::tokenizer::Tokenizer;
 
@@ -46,15 +46,15 @@ impl Sink {
     }
 }
 
-/// Runs a call, gives its output or its error to the sink, and keeps panics in. `panicked`: what a
-/// panic means here, where the cause is the caller's data rather than a mistake of ours.
-fn guard(sink: &Sink, panicked: Code, call: impl FnOnce() -> Result<Vec<u8>>) -> i32 {
+/// Runs a call, gives its output or its error to the sink, and keeps panics in. `panicked` makes the
+/// error of a panic from its message.
+fn guard(sink: &Sink, panicked: fn(String) -> Error, call: impl FnOnce() -> Result<Vec<u8>>) -> i32 {
     // The default hook would print to stderr; the error carries the message instead.
     static SILENCE: Once = Once::new();
     SILENCE.call_once(|| panic::set_hook(Box::new(|_| {})));
 
     let result = panic::catch_unwind(AssertUnwindSafe(call));
-    match result.unwrap_or_else(|panic| Err(Error::new(panicked, panic_message(&*panic)))) {
+    match result.unwrap_or_else(|panic| Err(panicked(panic_message(&*panic)))) {
         Ok(output) => {
             sink.put(&output);
             OK
@@ -68,17 +68,27 @@ fn guard(sink: &Sink, panicked: Code, call: impl FnOnce() -> Result<Vec<u8>>) ->
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".to_string())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "panic".to_string())
 }
 
-/// Runs a call that reads model files: a panic there is a file that a library below did not expect.
-fn guard_load<T>(sink: &Sink, result: *mut *mut T, load: impl FnOnce() -> Result<T>) -> i32 {
-    guard(sink, Code::InvalidArgument, || {
-        let object = Box::into_raw(Box::new(load()?));
-        // SAFETY: `result` is the caller's and writable.
-        unsafe { *result = object };
-        Ok(Vec::new())
-    })
+fn internal(message: String) -> Error {
+    Error::new(Code::Internal, message)
+}
+
+/// Panics of the tokenizers crate come from a file that it did not expect.
+fn wrong_tokenizer(message: String) -> Error {
+    Error::invalid(format!("{TOKENIZER}: {message}"))
+}
+
+fn wrong_template(message: String) -> Error {
+    Error::invalid(format!("the chat template: {message}"))
+}
+
+/// Puts a new object where the caller wants it.
+unsafe fn give<T>(object: T, result: *mut *mut T) -> Result<Vec<u8>> {
+    *result = Box::into_raw(Box::new(object));
+    Ok(Vec::new())
 }
 
 unsafe fn slice<'a, T>(data: *const T, size: usize) -> &'a [T] {
@@ -95,7 +105,16 @@ unsafe fn text<'a>(what: &str, bytes: &Bytes) -> Result<&'a str> {
 
 unsafe fn files<'a>(files: *const File, count: usize) -> Files<'a> {
     let files = slice(files, count).iter();
-    Files(files.map(|f| (slice(f.name.data, f.name.size), slice(f.content.data, f.content.size))).collect())
+    Files(
+        files
+            .map(|f| {
+                (
+                    slice(f.name.data, f.name.size),
+                    slice(f.content.data, f.content.size),
+                )
+            })
+            .collect(),
+    )
 }
 
 unsafe fn free<T>(object: *mut T) {
@@ -112,8 +131,9 @@ unsafe extern "C" fn quire_text_tokenizer_load(
     result: *mut *mut QuireTextTokenizer,
     sink: Sink,
 ) -> i32 {
-    guard_load(&sink, result, || {
-        Ok(QuireTextTokenizer(Arc::new(Tokenizer::load(&files(file_list, num_files))?)))
+    guard(&sink, wrong_tokenizer, || {
+        let tokenizer = Tokenizer::load(&files(file_list, num_files))?;
+        give(QuireTextTokenizer(Arc::new(tokenizer)), result)
     })
 }
 
@@ -134,8 +154,10 @@ unsafe extern "C" fn quire_text_tokenizer_encode(
     add_special_tokens: bool,
     sink: Sink,
 ) -> i32 {
-    guard(&sink, Code::Internal, || {
-        let ids = (*tokenizer).0.encode(text("text", &content)?, add_special_tokens)?;
+    guard(&sink, internal, || {
+        let ids = (*tokenizer)
+            .0
+            .encode(text("text", &content)?, add_special_tokens)?;
         Ok(ids.iter().flat_map(|id| id.to_ne_bytes()).collect())
     })
 }
@@ -148,8 +170,11 @@ unsafe extern "C" fn quire_text_tokenizer_decode(
     skip_special_tokens: bool,
     sink: Sink,
 ) -> i32 {
-    guard(&sink, Code::Internal, || {
-        Ok((*tokenizer).0.decode(slice(ids, num_ids), skip_special_tokens).into_bytes())
+    guard(&sink, internal, || {
+        Ok((*tokenizer)
+            .0
+            .decode(slice(ids, num_ids), skip_special_tokens)
+            .into_bytes())
     })
 }
 
@@ -159,7 +184,7 @@ unsafe extern "C" fn quire_text_tokenizer_id_to_token(
     id: u32,
     sink: Sink,
 ) -> i32 {
-    guard(&sink, Code::Internal, || match (*tokenizer).0.piece(id, false) {
+    guard(&sink, internal, || match (*tokenizer).0.piece(id, false) {
         Some(token) => Ok(token.into_bytes()),
         None => Err(Error::new(Code::NotFound, "no token has this id")),
     })
@@ -172,12 +197,14 @@ unsafe extern "C" fn quire_text_tokenizer_token_to_id(
     id: *mut u32,
     sink: Sink,
 ) -> i32 {
-    guard(&sink, Code::Internal, || match (*tokenizer).0.token_to_id(text("token", &token)?) {
-        Some(found) => {
-            *id = found;
-            Ok(Vec::new())
+    guard(&sink, internal, || {
+        match (*tokenizer).0.token_to_id(text("token", &token)?) {
+            Some(found) => {
+                *id = found;
+                Ok(Vec::new())
+            }
+            None => Err(Error::new(Code::NotFound, "no such token")),
         }
-        None => Err(Error::new(Code::NotFound, "no such token")),
     })
 }
 
@@ -189,9 +216,12 @@ unsafe extern "C" fn quire_text_stream_new(
     result: *mut *mut QuireTextStream,
     sink: Sink,
 ) -> i32 {
-    guard_load(&sink, result, || {
+    guard(&sink, internal, || {
         let tokenizer = Arc::clone(&(*tokenizer).0);
-        Ok(QuireTextStream(Stream::new(tokenizer, slice(prompt_ids, num_prompt_ids))))
+        give(
+            QuireTextStream(Stream::new(tokenizer, slice(prompt_ids, num_prompt_ids))),
+            result,
+        )
     })
 }
 
@@ -202,12 +232,12 @@ unsafe extern "C" fn quire_text_stream_free(stream: *mut QuireTextStream) {
 
 #[no_mangle]
 unsafe extern "C" fn quire_text_stream_push(stream: *mut QuireTextStream, id: u32, sink: Sink) -> i32 {
-    guard(&sink, Code::Internal, || Ok((*stream).0.push(id).into_bytes()))
+    guard(&sink, internal, || Ok((*stream).0.push(id).into_bytes()))
 }
 
 #[no_mangle]
 unsafe extern "C" fn quire_text_stream_finish(stream: *mut QuireTextStream, sink: Sink) -> i32 {
-    guard(&sink, Code::Internal, || Ok((*stream).0.finish().into_bytes()))
+    guard(&sink, internal, || Ok((*stream).0.finish().into_bytes()))
 }
 
 #[no_mangle]
@@ -219,9 +249,12 @@ unsafe extern "C" fn quire_text_template_load(
     result: *mut *mut QuireTextTemplate,
     sink: Sink,
 ) -> i32 {
-    guard_load(&sink, result, || {
+    guard(&sink, wrong_template, || {
         let files = files(file_list, num_files);
-        Ok(QuireTextTemplate(ChatTemplate::load(&files, max_steps, max_output_bytes)?))
+        give(
+            QuireTextTemplate(ChatTemplate::load(&files, max_steps, max_output_bytes)?),
+            result,
+        )
     })
 }
 
@@ -240,7 +273,7 @@ unsafe extern "C" fn quire_text_template_render(
     now_unix_seconds: *const i64,
     sink: Sink,
 ) -> i32 {
-    guard(&sink, Code::InvalidArgument, || {
+    guard(&sink, wrong_template, || {
         let input = Input {
             messages: text("messages", &messages)?,
             tools: text("tools", &tools)?,

@@ -23,13 +23,21 @@ pub fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent = match indent.filter(|indent| !indent.is_none()) {
         None => None,
         Some(text) if text.as_str().is_some() => text.as_str().map(str::to_string),
-        Some(count) => Some(" ".repeat(usize::try_from(count).map_err(|_| wrong("tojson: wrong indent"))?.min(64))),
+        Some(count) => Some(
+            " ".repeat(
+                usize::try_from(count)
+                    .map_err(|_| wrong("tojson: wrong indent"))?
+                    .min(64),
+            ),
+        ),
     };
     let separators: Option<Vec<String>> = options.get("separators")?;
     let [item_separator, key_separator] = match separators {
         None if indent.is_some() => [",", ": "].map(str::to_string),
         None => [", ", ": "].map(str::to_string),
-        Some(two) => two.try_into().map_err(|_| wrong("tojson: separators are two strings"))?,
+        Some(two) => two
+            .try_into()
+            .map_err(|_| wrong("tojson: separators are two strings"))?,
     };
     let style = Style {
         ensure_ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
@@ -145,8 +153,28 @@ fn json_key(key: &Value) -> Result<String, Error> {
     }
 }
 
-/// str() of a list or a dictionary, into `text`.
-pub fn write_repr(text: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+/// The filter string: Python's str().
+pub fn string(value: &Value) -> Result<String, Error> {
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::Number => {
+            let mut text = String::new();
+            write_repr(&mut text, value, 0)?;
+            Ok(text)
+        }
+        _ => Ok(value.to_string()),
+    }
+}
+
+/// The filter trim, of str(value).
+pub fn trim(value: &Value, chars: Option<&str>) -> Result<String, Error> {
+    let text = string(value)?;
+    Ok(match chars {
+        Some(chars) => text.trim_matches(|c| chars.contains(c)).to_string(),
+        None => text.trim().to_string(),
+    })
+}
+
+fn write_repr(text: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
     if depth > MAX_DEPTH {
         return Err(wrong("the value nests too deeply to be printed"));
     }
@@ -178,7 +206,11 @@ pub fn write_repr(text: &mut String, value: &Value, depth: usize) -> Result<(), 
 }
 
 fn write_string_repr(text: &mut String, value: &str) {
-    let quote = if value.contains('\'') && !value.contains('"') { '"' } else { '\'' };
+    let quote = if value.contains('\'') && !value.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     text.push(quote);
     for c in value.chars() {
         match c {
@@ -198,7 +230,7 @@ fn write_string_repr(text: &mut String, value: &str) {
 
 /// repr of an int or a float: the shortest digits that read back the same, with an exponent from 1e16
 /// on and below 1e-4.
-pub fn number(value: &Value) -> String {
+fn number(value: &Value) -> String {
     if value.is_integer() {
         return value.to_string();
     }

@@ -74,7 +74,8 @@ impl SpecialTokens {
 
     fn name(&mut self, name: &str, value: &Value) -> Result<()> {
         if !value.is_null() {
-            self.named.push((name.to_string(), read_token(name, value, Some(true))?));
+            self.named
+                .push((name.to_string(), read_token(name, value, Some(true))?));
         }
         Ok(())
     }

@@ -72,9 +72,9 @@ impl Tokenizer {
     /// The token of an id as the vocabulary spells it; none for ids without a token and for special
     /// tokens to be skipped.
     pub fn piece(&self, id: u32, skip_special_tokens: bool) -> Option<String> {
-        self.inner
-            .id_to_token(id)
-            .filter(|token| !skip_special_tokens || !self.inner.get_added_vocabulary().is_special_token(token))
+        self.inner.id_to_token(id).filter(|token| {
+            !skip_special_tokens || !self.inner.get_added_vocabulary().is_special_token(token)
+        })
     }
 
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
@@ -95,7 +95,9 @@ fn flag(config: &serde_json::Map<String, Value>, name: &str) -> Result<bool> {
     match config.get(name) {
         None | Some(Value::Null) => Ok(false),
         Some(Value::Bool(value)) => Ok(*value),
-        Some(_) => Err(Error::invalid(format!("{TOKENIZER_CONFIG}: {name}: not a boolean"))),
+        Some(_) => Err(Error::invalid(format!(
+            "{TOKENIZER_CONFIG}: {name}: not a boolean"
+        ))),
     }
 }
 
@@ -105,7 +107,11 @@ fn add_tokens(tokenizer: &mut tokenizers::Tokenizer, tokens: SpecialTokens) {
     let existing = tokenizer.get_added_tokens_decoder();
     let existing: HashSet<&tokenizers::AddedToken> = existing.values().collect();
     let mut contents: HashSet<String> = existing.iter().map(|token| token.content.clone()).collect();
-    let names: HashSet<&str> = tokens.named.iter().map(|(_, token)| token.content.as_str()).collect();
+    let names: HashSet<&str> = tokens
+        .named
+        .iter()
+        .map(|(_, token)| token.content.as_str())
+        .collect();
 
     let mut missing = Vec::new();
     for mut token in tokens.added {
