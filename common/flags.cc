@@ -22,8 +22,10 @@ FlagSet::FlagSet(std::string program, const std::string& description)
 
 CLI::Option* FlagSet::AddSwitch(const std::string& name, bool* value, const std::string& help) {
   names_.push_back(name);
-  return app_.add_flag(absl::StrCat("--", name, ",!--no-", name), *value,
-                       absl::StrCat(Help(name, help), " [default: ", *value ? "on" : "off", "]"));
+  CLI::Option* option =
+      app_.add_flag(absl::StrCat("--", name, ",!--no-", name), *value,
+                    absl::StrCat(Help(name, help), " [default: ", *value ? "on" : "off", "]"));
+  return option->default_str(*value ? "true" : "false");
 }
 
 std::string FlagSet::EnvironmentName(const std::string& name) {

@@ -102,6 +102,12 @@ absl::StatusOr<BuiltEngine> BuildPaged(const EngineSettings& settings, const Mod
   options.num_blocks = settings.num_gpu_blocks_override;
   const uint64_t bytes_per_token =
       uint64_t{2} * config.num_layers * config.kv_size() * SizeOf(weights->dtype());
+  const uint64_t bytes_per_block = bytes_per_token * settings.block_size;
+  if (settings.kv_cache_memory_bytes != 0 && settings.kv_cache_memory_bytes < bytes_per_block) {
+    return absl::InvalidArgumentError(absl::StrCat("--kv-cache-memory-bytes ",
+                                                   settings.kv_cache_memory_bytes, ": a block has ",
+                                                   bytes_per_block, " bytes"));
+  }
   options.kv_cache_bytes = settings.kv_cache_memory_bytes != 0
                                ? settings.kv_cache_memory_bytes
                                : DefaultKvBytes(bytes_per_token, context, settings.max_num_seqs);
@@ -165,6 +171,7 @@ absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& settings) {
         "--max-num-batched-tokens ", settings.max_num_batched_tokens, ": at least --max-num-seqs, ",
         settings.max_num_seqs, ", so that every sequence can decode in a step"));
   }
+  if (settings.block_size == 0) return absl::InvalidArgumentError("--block-size 0: at least 1");
   auto description = LoadModelDescription(settings.model_folder);
   if (!description.ok()) return description.status();
   const ModelConfig& config = description->config;
