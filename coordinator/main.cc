@@ -130,11 +130,13 @@ int Run(int argc, char** argv) {
   }
 
   const std::string coordinator_id = MakeCoordinatorId();
-  TimerQueue timers;
-  WorkPool work_pool(flags.tokenizer_threads, /*max_queued=*/4096);
-  ModelCatalog catalog({.use_generation_config = flags.generation_config == "auto"});
-  WorkerRegistry registry({coordinator_id, &timers, &work_pool, &catalog, nullptr},
-                          MakeGrpcWorkerConnector);
+  // These are never destroyed: a session's callback may be on its way while the process ends.
+  static auto& timers = *new TimerQueue;
+  static auto& work_pool = *new WorkPool(flags.tokenizer_threads, /*max_queued=*/4096);
+  static auto& catalog =
+      *new ModelCatalog({.use_generation_config = flags.generation_config == "auto"});
+  static auto& registry = *new WorkerRegistry({coordinator_id, &timers, &work_pool, &catalog, nullptr},
+                                              MakeGrpcWorkerConnector);
   Placer placer(&registry);
   StreamTable streams(flags.max_streams);
 
@@ -201,7 +203,11 @@ int Run(int argc, char** argv) {
     LogWarning(absl::StrCat("drain timeout: ends ", streams.num_live(), " requests"));
     streams.EndAll(WithRetryDelay(absl::UnavailableError("the coordinator shut down"), kRetryDelayMs));
   }
+  registry_service.CloseJoins();
   server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  timers.Stop();
+  work_pool.Stop();
+  registry.Shutdown();
   return 0;
 }
 

@@ -340,6 +340,7 @@ int Run(int argc, char** argv) {
   LogInfo(drained ? "drained: no request is left" : "drain timeout: ended what was left");
   ticker.reset();
   for (const auto& join : joins) join->Stop();
+  table.CloseConnections();
   server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
   loop.Stop();
   return 0;

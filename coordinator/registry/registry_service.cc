@@ -69,8 +69,24 @@ RegistryService::RegistryService(WorkerRegistry* registry, std::string coordinat
 grpc::ServerBidiReactor<WorkerStatus, JoinReply>* RegistryService::Join(grpc::CallbackServerContext*) {
   return new GrpcServerStream<WorkerStatus, JoinReply>(
       kMaxReplies, [this](std::shared_ptr<MessageSink<JoinReply>> sink) {
+        {
+          MutexLock lock(mutex_);
+          std::erase_if(joins_, [](const auto& join) { return join.expired(); });
+          joins_.push_back(sink);
+        }
         return MakeJoinHandler(registry_, coordinator_id_, std::move(sink));
       });
+}
+
+void RegistryService::CloseJoins() {
+  std::vector<std::weak_ptr<MessageSink<JoinReply>>> joins;
+  {
+    MutexLock lock(mutex_);
+    joins.swap(joins_);
+  }
+  for (const auto& join : joins) {
+    if (const auto sink = join.lock()) sink->Close(absl::OkStatus());
+  }
 }
 
 }  // namespace quire

@@ -3,9 +3,11 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <quire/worker/v1/worker.grpc.pb.h>
 #include "common/message_stream.h"
+#include "common/mutex.h"
 #include "coordinator/registry/worker_registry.h"
 
 namespace quire {
@@ -23,9 +25,14 @@ class RegistryService final : public worker::v1::Registry::CallbackService {
   grpc::ServerBidiReactor<worker::v1::WorkerStatus, worker::v1::JoinReply>* Join(
       grpc::CallbackServerContext* context) override;
 
+  // Ends the Join streams that are open: they would hold up the server's end.
+  void CloseJoins();
+
  private:
   WorkerRegistry* const registry_;
   const std::string coordinator_id_;
+  Mutex mutex_;
+  std::vector<std::weak_ptr<MessageSink<worker::v1::JoinReply>>> joins_ QUIRE_GUARDED_BY(mutex_);
 };
 
 }  // namespace quire

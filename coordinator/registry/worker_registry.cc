@@ -23,7 +23,7 @@ WorkerRegistry::WorkerRegistry(WorkerLink::Context context, WorkerConnectorFacto
   };
 }
 
-WorkerRegistry::~WorkerRegistry() {
+void WorkerRegistry::Shutdown() {
   for (const auto& link : Links()) link->Shutdown(absl::UnavailableError("the coordinator shuts down"));
 }
 

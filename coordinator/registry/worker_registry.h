@@ -27,8 +27,7 @@ class WorkerRegistry {
 
   // `context.admit` is set here.
   WorkerRegistry(WorkerLink::Context context, WorkerConnectorFactory connect);
-  // Ends every session.
-  ~WorkerRegistry();
+  ~WorkerRegistry() { Shutdown(); }
 
   // A worker that shall be there. REQUIRES: the address is valid.
   void AddStatic(const std::string& address);
@@ -45,6 +44,9 @@ class WorkerRegistry {
 
   // To be called some times a second: pings, and forgets.
   void Tick();
+
+  // Ends every session, and with them their requests.
+  void Shutdown();
 
  private:
   struct Entry {

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include <grpcpp/impl/codegen/proto_utils.h>
 #include "common/rpc_status.h"
 
 namespace quire {
@@ -19,9 +20,9 @@ bool ClientWriter::is_aborted() {
 void ClientWriter::Abort(const absl::Status& status) {
   {
     MutexLock lock(mutex_);
-    if (abort_.has_value()) return;
-    abort_ = status;
+    if (!abort_.has_value()) abort_ = status;
   }
+  // Also when it is not the first: this one may come from the write that the end had to wait for.
   Advance();
 }
 
@@ -68,7 +69,11 @@ void ClientWriter::Advance() {
   }
   // Outside the lock, since gRPC may call WriteDone from inside.
   if (write) {
-    call_->StartWrite(&event_);
+    message_.Clear();
+    bool owns_message = false;
+    // Fails only beyond 2 GiB.
+    (void)grpc::SerializationTraits<v1::GenerateEvent>::Serialize(event_, &message_, &owns_message);
+    call_->StartWrite(&message_);
     return;
   }
   call_->Finish(ToGrpc(status));

@@ -42,14 +42,15 @@ class ClientWriter final : public ClientSink, public std::enable_shared_from_thi
   Mutex mutex_;
   std::shared_ptr<RequestStream> stream_ QUIRE_GUARDED_BY(mutex_);
   RequestStream::Cursor cursor_ QUIRE_GUARDED_BY(mutex_);
-  v1::GenerateEvent event_;  // being written while writing_
+  v1::GenerateEvent event_;
+  grpc::ByteBuffer message_;  // the event, being written while writing_
   bool writing_ QUIRE_GUARDED_BY(mutex_) = false;
   bool finished_ QUIRE_GUARDED_BY(mutex_) = false;
   std::optional<absl::Status> abort_ QUIRE_GUARDED_BY(mutex_);
 };
 
-// The gRPC call of one client. Made by the service's method; deletes itself.
-class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent> {
+// The gRPC call of one client, of serialized GenerateEvents. Made by the service's method; deletes itself.
+class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
   explicit GenerateCall(RequestStream::Cursor cursor)
       : writer_(std::make_shared<ClientWriter>(this, std::move(cursor))) {}

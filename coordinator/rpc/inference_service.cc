@@ -64,6 +64,15 @@ grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* context, const 
   return reactor;
 }
 
+bool Parse(grpc::ByteBuffer message, v1::GenerateRequest* request) {
+  return grpc::SerializationTraits<v1::GenerateRequest>::Deserialize(&message, request).ok();
+}
+
+absl::Status NotARequest() {
+  return absl::InvalidArgumentError(
+      "the message is not a GenerateRequest: its bytes do not parse, or a string is not UTF-8");
+}
+
 absl::Status PoolIsFull() {
   return WithRetryDelay(absl::ResourceExhaustedError("too many requests wait to be tokenized"),
                         kRetryDelayMs);
@@ -80,17 +89,19 @@ class PooledCall final : public grpc::ServerUnaryReactor {
 InferenceService::InferenceService(const Context& context)
     : context_(context), started_at_(SteadyMicros()) {}
 
-grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Generate(
-    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
-  auto* call = new GenerateCall(MakeCursor(*request));
+grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* message) {
+  v1::GenerateRequest request;
+  const absl::Status valid = Parse(*message, &request) ? ValidateRequest(request) : NotARequest();
+  auto* call = new GenerateCall(MakeCursor(request));
   const std::shared_ptr<ClientWriter> writer = call->writer();
-  if (absl::Status status = ValidateRequest(*request); !status.ok()) {
-    writer->Abort(status);
+  if (!valid.ok()) {
+    writer->Abort(valid);
     return call;
   }
   const std::string request_id =
-      request->request_id().empty() ? MakeRequestId() : request->request_id();
-  const std::string fingerprint = Fingerprint(*request);
+      request.request_id().empty() ? MakeRequestId() : request.request_id();
+  const std::string fingerprint = Fingerprint(request);
   const auto found = context_.streams->FindOrMake(request_id, fingerprint, [&] {
     return std::make_shared<RequestStream>(next_key_.fetch_add(1), request_id, fingerprint,
                                            context_.stream);
@@ -100,7 +111,7 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Generate(
     return call;
   }
   const std::shared_ptr<RequestStream> stream = found->stream;
-  const Deadline deadline = DeadlineOf(*context, *request);
+  const Deadline deadline = DeadlineOf(*context, request);
   writer->Attach(stream);
   stream->Attach(writer, deadline.at, deadline.name);
   // A client that went away before this line was told of a stream that did not know it yet.
@@ -113,7 +124,7 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Generate(
     return call;
   }
   const bool posted = context_.work_pool->Post(
-      [this, stream, copy = *request] { Prepare(copy, stream); });
+      [this, stream, copy = std::move(request)] { Prepare(copy, stream); });
   if (!posted) stream->End(PoolIsFull());
   return call;
 }
@@ -171,14 +182,17 @@ grpc::ServerUnaryReactor* InferenceService::OnPool(grpc::CallbackServerContext* 
   return call;
 }
 
-absl::StatusOr<std::shared_ptr<const Tokenizer>> InferenceService::TokenizerOf(
+absl::StatusOr<InferenceService::NamedTokenizer> InferenceService::TokenizerOf(
     const std::string& name) const {
   std::shared_ptr<const ServedModel> model;
+  uint32_t vocabulary_size = 0;
   std::set<std::string> names;
   for (const WorkerView& view : context_.registry->Views()) {
     if (view.model == nullptr) continue;
     names.insert(view.model->name());
-    if (name.empty() || name == view.model->name()) model = view.model;
+    if (!name.empty() && name != view.model->name()) continue;
+    model = view.model;
+    vocabulary_size = view.info.vocabulary_size();
   }
   if (names.empty()) {
     return WithRetryDelay(absl::UnavailableError("no worker serves any model now"), kRetryDelayMs);
@@ -198,26 +212,26 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> InferenceService::TokenizerOf(
         absl::FailedPreconditionError(absl::StrCat("the model ", model->name(), " has no tokenizer")),
         "model");
   }
-  return model->tokenizer();
+  return NamedTokenizer{model->tokenizer(), vocabulary_size};
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
   return OnPool(context, [this, request, response]() -> absl::Status {
-    auto tokenizer = TokenizerOf(request->model());
-    if (!tokenizer.ok()) return tokenizer.status();
+    const auto target = TokenizerOf(request->model());
+    if (!target.ok()) return target.status();
     if (request->text().size() > kMaxPromptBytes) {
       return WithField(absl::InvalidArgumentError(absl::StrCat(
                            "text is ", request->text().size(), " bytes; allowed: at most ", kMaxPromptBytes)),
                        "text");
     }
-    auto ids = (*tokenizer)->Encode(
+    auto ids = target->tokenizer->Encode(
         request->text(), !request->has_add_special_tokens() || request->add_special_tokens());
     if (!ids.ok()) return WithField(ids.status(), "text");
     for (const uint32_t id : *ids) {
       response->add_token_ids(id);
-      response->add_tokens((*tokenizer)->IdToToken(id).value_or(""));
+      response->add_tokens(target->tokenizer->IdToToken(id).value_or(""));
     }
     return absl::OkStatus();
   });
@@ -227,10 +241,14 @@ grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerConte
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
   return OnPool(context, [this, request, response]() -> absl::Status {
-    auto tokenizer = TokenizerOf(request->model());
-    if (!tokenizer.ok()) return tokenizer.status();
+    const auto target = TokenizerOf(request->model());
+    if (!target.ok()) return target.status();
+    if (absl::Status s = ValidateTokenIds("token_ids", request->token_ids(), target->vocabulary_size);
+        !s.ok()) {
+      return s;
+    }
     const std::vector<uint32_t> ids(request->token_ids().begin(), request->token_ids().end());
-    auto text = (*tokenizer)->Decode(
+    auto text = target->tokenizer->Decode(
         ids, !request->has_skip_special_tokens() || request->skip_special_tokens());
     if (!text.ok()) return WithField(text.status(), "token_ids");
     response->set_text(*std::move(text));
@@ -251,9 +269,11 @@ grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext
                                                      const v1::GetModelRequest* request,
                                                      v1::Model* response) {
   std::vector<std::string> names;
-  for (const v1::Model& model : ListServedModels(context_.registry->Views())) {
+  const std::vector<v1::Model> models = ListServedModels(context_.registry->Views());
+  for (const v1::Model& model : models) {
     names.push_back(model.id());
-    if (model.id() != request->model()) continue;
+    const bool is_only_one = request->model().empty() && models.size() == 1;
+    if (model.id() != request->model() && !is_only_one) continue;
     *response = model;
     return FinishNow(context, absl::OkStatus());
   }

@@ -15,7 +15,8 @@
 namespace quire {
 
 // quire.v1.Inference: the thin edge over streams, placement and models. Thread safe.
-class InferenceService final : public v1::Inference::CallbackService {
+class InferenceService final
+    : public v1::Inference::WithRawCallbackMethod_Generate<v1::Inference::CallbackService> {
  public:
   struct Context {
     WorkerRegistry* registry;
@@ -26,8 +27,9 @@ class InferenceService final : public v1::Inference::CallbackService {
   };
   explicit InferenceService(const Context& context);
 
-  grpc::ServerWriteReactor<v1::GenerateEvent>* Generate(grpc::CallbackServerContext* context,
-                                                        const v1::GenerateRequest* request) override;
+  // Takes bytes: gRPC answers what is no GenerateRequest as if there were no such method.
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* message) override;
   grpc::ServerUnaryReactor* Cancel(grpc::CallbackServerContext* context,
                                    const v1::CancelRequest* request,
                                    v1::CancelResponse* response) override;
@@ -50,6 +52,10 @@ class InferenceService final : public v1::Inference::CallbackService {
                                           v1::GetServerInfoResponse* response) override;
 
  private:
+  struct NamedTokenizer {
+    std::shared_ptr<const Tokenizer> tokenizer;
+    uint32_t vocabulary_size = 0;  // the model's, which may be larger than the tokenizer's
+  };
   // Checks, tokenizes and begins a request, on the work pool.
   void Prepare(const v1::GenerateRequest& request, const std::shared_ptr<RequestStream>& stream) const;
   absl::StatusOr<PreparedRequest> MakePrepared(const v1::GenerateRequest& request,
@@ -57,7 +63,7 @@ class InferenceService final : public v1::Inference::CallbackService {
   // Runs `work` on the pool and finishes the call with its status.
   grpc::ServerUnaryReactor* OnPool(grpc::CallbackServerContext* context,
                                    std::function<absl::Status()> work);
-  absl::StatusOr<std::shared_ptr<const Tokenizer>> TokenizerOf(const std::string& model) const;
+  absl::StatusOr<NamedTokenizer> TokenizerOf(const std::string& model) const;
 
   const Context context_;
   const int64_t started_at_;

@@ -33,16 +33,6 @@ absl::Status CheckNumber(absl::string_view path, double value) {
   return Wrong(path, absl::StrCat(value), {field.allowed.data(), field.allowed.size()});
 }
 
-absl::Status CheckIds(absl::string_view path,
-                      const google::protobuf::RepeatedField<uint32_t>& ids, uint32_t vocabulary) {
-  for (int i = 0; i < ids.size(); ++i) {
-    if (ids.Get(i) < vocabulary) continue;
-    return Wrong(absl::StrCat(path, "[", i, "]"), absl::StrCat(ids.Get(i)),
-                 absl::StrCat("token ids below the vocabulary's size, ", vocabulary));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status CheckBytes(const char* path, size_t num_bytes) {
   if (num_bytes == 0) return Wrong(path, "empty", "at least one byte");
   if (num_bytes > kMaxPromptBytes) {
@@ -177,6 +167,16 @@ absl::Status ValidateName(const std::string& value, const char* field) {
                absl::StrCat("at most ", kMaxNameBytes, " printable ASCII bytes"));
 }
 
+absl::Status ValidateTokenIds(absl::string_view path,
+                              const google::protobuf::RepeatedField<uint32_t>& ids, uint32_t vocabulary) {
+  for (int i = 0; i < ids.size(); ++i) {
+    if (ids.Get(i) < vocabulary) continue;
+    return Wrong(absl::StrCat(path, "[", i, "]"), absl::StrCat(ids.Get(i)),
+                 absl::StrCat("token ids below the vocabulary's size, ", vocabulary));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ValidateRequest(const v1::GenerateRequest& request) {
   if (absl::Status s = ValidateName(request.request_id(), "request_id"); !s.ok()) return s;
   if (absl::Status s = ValidateName(request.cache_salt(), "cache_salt"); !s.ok()) return s;
@@ -200,7 +200,7 @@ absl::StatusOr<std::vector<uint32_t>> MakePrompt(const v1::GenerateRequest& requ
   if (request.has_token_ids()) {
     const auto& ids = request.token_ids().ids();
     if (static_cast<uint32_t>(ids.size()) < limits.context_length) {
-      if (absl::Status s = CheckIds(field, ids, limits.vocabulary_size); !s.ok()) return s;
+      if (absl::Status s = ValidateTokenIds(field, ids, limits.vocabulary_size); !s.ok()) return s;
     }
     prompt.assign(ids.begin(), ids.end());
   } else {
@@ -289,7 +289,7 @@ absl::StatusOr<v1::ResolvedParameters> ResolveParameters(const v1::GenerateReque
   }
   *p.mutable_stop_strings() = request.stop().strings();
   p.set_include_stop_in_output(request.stop().include_stop_in_output());
-  if (absl::Status s = CheckIds("stop.token_ids", request.stop().token_ids(), limits.vocabulary_size);
+  if (absl::Status s = ValidateTokenIds("stop.token_ids", request.stop().token_ids(), limits.vocabulary_size);
       !s.ok()) {
     return s;
   }
@@ -336,7 +336,7 @@ absl::StatusOr<std::vector<std::vector<uint32_t>>> ResolveResume(
       return Wrong(path, absl::StrCat(ids.size(), " tokens"),
                    absl::StrCat("at most max_new_tokens, ", parameters.max_new_tokens()));
     }
-    if (absl::Status s = CheckIds(path, ids, limits.vocabulary_size); !s.ok()) return s;
+    if (absl::Status s = ValidateTokenIds(path, ids, limits.vocabulary_size); !s.ok()) return s;
     emitted.emplace_back(ids.begin(), ids.end());
   }
   return emitted;

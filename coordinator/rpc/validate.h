@@ -50,6 +50,10 @@ uint32_t SeedOf(const std::string& request_id);
 // Printable ASCII of at most kMaxNameBytes bytes.
 absl::Status ValidateName(const std::string& value, const char* field);
 
+// Ids of the vocabulary. The error names the first that is none as path[index].
+absl::Status ValidateTokenIds(absl::string_view path,
+                              const google::protobuf::RepeatedField<uint32_t>& ids, uint32_t vocabulary);
+
 }  // namespace quire
 
 #endif  // QUIRE_COORDINATOR_RPC_VALIDATE_H_

@@ -4,10 +4,10 @@ namespace quire {
 
 TimerQueue::TimerQueue() : thread_([this] { Run(); }) {}
 
-TimerQueue::~TimerQueue() {
+void TimerQueue::Stop() {
   {
     MutexLock lock(mutex_);
-    stopping_ = true;
+    if (std::exchange(stopping_, true)) return;
   }
   wake_.NotifyOne();
   thread_.join();

@@ -19,8 +19,7 @@ class TimerQueue {
   using Id = uint64_t;
 
   TimerQueue();
-  // Functions that are not due yet never run.
-  ~TimerQueue();
+  ~TimerQueue() { Stop(); }
   TimerQueue(const TimerQueue&) = delete;
   TimerQueue& operator=(const TimerQueue&) = delete;
 
@@ -31,6 +30,9 @@ class TimerQueue {
   }
   // Does not wait for a function that is running. Unknown ids are ignored.
   void Cancel(Id id);
+
+  // Waits for the function that is running; no other runs any more. Not from one of them.
+  void Stop();
 
  private:
   void Run();

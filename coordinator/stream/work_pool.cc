@@ -8,10 +8,10 @@ WorkPool::WorkPool(size_t num_threads, size_t max_queued) : max_queued_(max_queu
   for (size_t i = 0; i < num_threads; ++i) threads_.emplace_back([this] { Run(); });
 }
 
-WorkPool::~WorkPool() {
+void WorkPool::Stop() {
   {
     MutexLock lock(mutex_);
-    stopping_ = true;
+    if (std::exchange(stopping_, true)) return;
   }
   wake_.NotifyAll();
   for (std::thread& thread : threads_) thread.join();

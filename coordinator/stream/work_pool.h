@@ -15,13 +15,15 @@ namespace quire {
 class WorkPool {
  public:
   WorkPool(size_t num_threads, size_t max_queued);
-  // Finishes what runs; what is queued never runs.
-  ~WorkPool();
+  ~WorkPool() { Stop(); }
   WorkPool(const WorkPool&) = delete;
   WorkPool& operator=(const WorkPool&) = delete;
 
-  // False: the queue is full. Work begins in the order of the calls.
+  // False: the queue is full, or stopped. Work begins in the order of the calls.
   [[nodiscard]] bool Post(std::function<void()> work);
+
+  // Waits for what runs; what is queued never runs. Not from the pool's own work.
+  void Stop();
 
  private:
   void Run();

@@ -537,6 +537,17 @@ void SessionTable::EndAll() {
   }
 }
 
+void SessionTable::CloseConnections() {
+  std::vector<std::shared_ptr<Sink>> sinks;
+  {
+    MutexLock lock(mutex_);
+    for (const auto& [number, session] : sessions_) {
+      if (session->sink != nullptr) sinks.push_back(std::exchange(session->sink, nullptr));
+    }
+  }
+  for (const auto& sink : sinks) sink->Close(absl::OkStatus());
+}
+
 bool SessionTable::WaitUntilIdle(Micros deadline) {
   MutexLock lock(mutex_);
   while (num_requests_ > 0) {

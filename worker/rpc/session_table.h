@@ -78,6 +78,8 @@ class SessionTable final : public EngineListener {
   void StartDraining();
   // Ends what still lives, with UNAVAILABLE.
   void EndAll();
+  // Ends every connection as soon as what was sent on it is out.
+  void CloseConnections();
   // Waits until no request lives, or until `deadline` (steady clock, microseconds). True: none
   // does.
   bool WaitUntilIdle(Micros deadline);
