@@ -1,0 +1,100 @@
+"""SIGTERM under load loses no running request, refuses new ones and ends with exit code 0."""
+
+import time
+import unittest
+
+from grpc import StatusCode
+from harness import Stage, figure, main, wait_until
+from quire.v1 import inference_pb2 as pb
+from service import Service, request
+
+NUM_STREAMS = 8
+NUM_TOKENS = 1000  # two seconds at 2 ms a step
+
+
+class DrainTest(unittest.TestCase):
+
+    def setUp(self):
+        self.stage = Stage.of_test(self)
+
+    def start(self, coordinator_flags=(), worker_flags=()):
+        self.coordinator = self.stage.coordinator(*coordinator_flags)
+        self.worker = self.stage.fake_worker(self.stage.model("ghost", context=65536), "--join",
+                                             self.coordinator.address, "--num-gpu-blocks-override", 8192, *worker_flags,
+                                             step_us=2000)
+        self.service = Service(self.stage, self.coordinator.address)
+        self.service.wait_ready()
+
+    def start_streams(self):
+        streams = [self.service.start(request([i + 1, 2], new=NUM_TOKENS, worker=self.worker.address))
+                   for i in range(NUM_STREAMS)]
+        for stream in streams:
+            stream.wait_for_tokens()
+        return streams
+
+    def assert_refused(self, word):
+        error = self.service.fail(request())
+        self.assertEqual(error.code, StatusCode.UNAVAILABLE, error)
+        self.assertRegex(error.message, word)
+        self.assertGreater(error.retry_delay, 0)
+
+    def assert_drained(self, process, streams):
+        at_signal = [len(stream.tokens[0]) for stream in streams]
+        self.assertLess(max(at_signal), NUM_TOKENS, "the signal came too late to show anything")
+        for stream in streams:
+            self.assertEqual(len(stream.ok().tokens[0]), NUM_TOKENS)
+        ended = time.monotonic()
+        self.assertEqual(process.wait(), 0)
+        figure(f"{process.program} ended after its last stream by", 1000 * (time.monotonic() - ended), "ms")
+        self.assertIn("drained: no request is left", process.log())
+
+    def test_the_worker(self):
+        self.start()
+        streams = self.start_streams()
+        self.worker.terminate()
+        wait_until(lambda: self.service.load()[0].state == pb.WorkerLoad.DRAINING, "the worker DRAINING")
+        self.assert_refused("draining|DRAINING")
+        self.assert_drained(self.worker, streams)
+        self.assert_refused("no worker")
+
+    def test_the_coordinator(self):
+        self.start()
+        streams = self.start_streams()
+        self.coordinator.terminate()
+        wait_until(lambda: "draining" in self.coordinator.log(), "the coordinator draining")
+        wait_until(lambda: self.refuses_new_requests(), "new requests refused")
+        self.assert_refused("draining")
+        self.assert_drained(self.coordinator, streams)
+        self.assertTrue(self.worker.is_running)
+
+    def refuses_new_requests(self):
+        return self.service.start(request(new=1)).end().error is not None
+
+    def test_another_worker_takes_over_while_one_drains(self):
+        """As in a rolling restart."""
+        self.start()
+        second = self.stage.fake_worker(self.stage.folder / "ghost", "--join", self.coordinator.address,
+                                        "--num-gpu-blocks-override", 8192, step_us=2000)
+        self.service.wait_ready(2)
+        streams = self.start_streams()
+        self.worker.terminate()
+        wait_until(lambda: any(w.state == pb.WorkerLoad.DRAINING for w in self.service.load()), "a worker DRAINING")
+        self.assertEqual(self.service.run(request()).accepted.worker, second.address)
+        self.assert_drained(self.worker, streams)
+
+    def test_what_outlives_the_drain_timeout_ends_unavailable(self):
+        for drains in ("worker", "coordinator"):
+            with self.subTest(drains=drains):
+                self.stage = Stage.of_test(self)
+                self.start(*([(), ("--drain-timeout", 0.3)] if drains == "worker" else [("--drain-timeout", 0.3), ()]))
+                stream = self.service.start(request(new=60000)).wait_for_tokens()
+                process = getattr(self, drains)
+                process.terminate()
+                self.assertEqual(stream.end().error.code, StatusCode.UNAVAILABLE)
+                self.assertGreater(stream.error.retry_delay, 0)
+                self.assertEqual(process.wait(), 0)
+                self.assertIn("drain timeout", process.log())
+
+
+if __name__ == "__main__":
+    main()

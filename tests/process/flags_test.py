@@ -1,0 +1,112 @@
+"""Settings of the binaries: what is wrong stops the start with exit code 2 and is named."""
+
+import pathlib
+import subprocess
+import tempfile
+import unittest
+
+from harness import BIN, HANG_S, TINY, Stage, clean_environment, main
+
+PROGRAMS = ("quire-coordinator", "quire-worker")
+
+
+def run(program, *flags, **environment):
+    return subprocess.run([BIN / program, *map(str, flags)], env=clean_environment() | environment,
+                          capture_output=True, text=True, timeout=HANG_S)
+
+
+class FlagsTest(unittest.TestCase):
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def assert_refused(self, result, *words):
+        self.assertEqual(result.returncode, 2, result.stderr)
+        for word in words:
+            self.assertIn(word, result.stderr)
+        self.assertNotIn("listening", result.stdout)
+
+    def config(self, text):
+        file = self.folder / "config.toml"
+        file.write_text(text)
+        return "--config", file
+
+    def test_version_and_help(self):
+        for program in PROGRAMS:
+            version = run(program, "--version")
+            self.assertEqual(version.returncode, 0)
+            self.assertRegex(version.stdout, rf"^{program} \d+\.\d+\.\d+\n$")
+            help_text = run(program, "--help")
+            self.assertEqual(help_text.returncode, 0)
+            self.assertIn("QUIRE_METRICS_PORT", help_text.stdout)
+
+    def test_an_unknown_flag(self):
+        for program in PROGRAMS:
+            self.assert_refused(run(program, "--model", TINY, "--colour", "blue"), "--colour")
+
+    def test_an_unknown_key_of_the_file(self):
+        for program, flags in (("quire-coordinator", []), ("quire-worker", ["--model", TINY])):
+            self.assert_refused(run(program, *flags, *self.config("colour = 'blue'\n")), "colour")
+
+    def test_a_file_that_is_not_there(self):
+        self.assert_refused(run("quire-coordinator", "--config", self.folder / "absent.toml"), "absent.toml")
+
+    def test_a_wrong_value_by_flag_environment_and_file(self):
+        for program, flags in (("quire-coordinator", []), ("quire-worker", ["--model", TINY])):
+            for value in ("many", "-1", "65536"):
+                with self.subTest(program=program, value=value):
+                    self.assert_refused(run(program, *flags, f"--port={value}"), "port", value)
+                    self.assert_refused(run(program, *flags, QUIRE_PORT=value), "QUIRE_PORT", value)
+                    self.assert_refused(run(program, *flags, *self.config(f"port = {value}\n")), "port", value)
+
+    def test_values_that_no_setting_allows(self):
+        for flags, words in (
+                (["--worker", "nowhere"], ["nowhere"]),
+                (["--generation-config", "some"], ["--generation-config", "some"]),
+                (["--max-streams", 0], ["--max-streams"]),
+                (["--tokenizer-threads", 0], ["--tokenizer-threads"]),
+                (["--host", "0.0.0.0"], ["--insecure"]),
+        ):
+            with self.subTest(flags=flags):
+                self.assert_refused(run("quire-coordinator", "--port", 0, *flags), *words)
+        for flags, words in (
+                (["--engine", "steam"], ["--engine", "steam"]),
+                (["--dtype", "fp8"], ["--dtype", "fp8"]),
+                (["--max-num-seqs", 0], ["--max-num-seqs"]),
+                (["--max-num-batched-tokens", 1], ["--max-num-batched-tokens"]),
+                (["--max-model-len", 4096], ["--max-model-len", "2048"]),
+                (["--join", "nowhere"], ["nowhere"]),
+                (["--host", "0.0.0.0"], ["--insecure"]),
+                (["--kv-cache-memory-bytes", 1], ["--kv-cache-memory-bytes"]),
+                (["--block-size", 0], ["--block-size"]),
+        ):
+            with self.subTest(flags=flags):
+                self.assert_refused(run("quire-worker", "--model", TINY, "--port", 0, *flags), *words)
+
+    def test_a_model_that_is_missing_or_broken(self):
+        self.assert_refused(run("quire-worker", "--port", 0), "--model")
+        self.assert_refused(run("quire-worker", "--port", 0, "--model", self.folder / "absent"), "absent")
+        (self.folder / "config.json").write_text("{")
+        self.assert_refused(run("quire-worker", "--port", 0, "--model", self.folder), "config.json")
+        (self.folder / "config.json").write_text((TINY / "config.json").read_text())
+        (self.folder / "model.safetensors").write_bytes((TINY / "model.safetensors").read_bytes()[:1_000_000])
+        self.assert_refused(run("quire-worker", "--port", 0, "--model", self.folder), "model.safetensors")
+
+    def test_a_port_in_use(self):
+        stage = Stage.of_test(self)
+        coordinator = stage.coordinator()
+        self.assert_refused(run("quire-coordinator", "--port", coordinator.port), coordinator.address)
+
+    def test_the_log_says_where_each_value_comes_from(self):
+        stage = Stage.of_test(self)
+        config = self.config("drain-timeout = 7\nmax-streams = 9\n")
+        log = stage.coordinator(*config, "--max-streams", 11, environment={"QUIRE_TOKENIZER_THREADS": "3"}).log()
+        for line in ("drain-timeout=7 (file)", "max-streams=11 (command line)", "tokenizer-threads=3 (environment)",
+                     "host=127.0.0.1 (default)", "insecure=false (default)"):
+            self.assertIn(f"setting {line}", log)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Starts the real binaries for a test and ends them, whatever happens to the test.
+
+Binaries come from the folder that QUIRE_BIN names and listen on free ports of loopback. Everything that could hang has
+a bound, HANG_S; nothing waits by sleeping for a guessed time.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+TINY = ROOT / "models" / "quire-tiny"
+BIN = pathlib.Path(os.environ["QUIRE_BIN"])
+HANG_S = 60.0
+# How much of the full volume to run: sanitizers slow a process down several times.
+VOLUME = float(os.environ.get("QUIRE_PROCESS_VOLUME", "1"))
+
+_SANITIZER_REPORT = re.compile(r"ERROR: \w+Sanitizer|runtime error:|WARNING: ThreadSanitizer")
+_figures: list[str] = []
+
+
+def scaled(count: int, least: int = 1) -> int:
+    return max(least, int(count * VOLUME))
+
+
+def figure(what: str, value: float, unit: str, must: str = "") -> None:
+    """Notes a measured figure for the summary that main prints."""
+    _figures.append(f"{what}: {value:,.1f} {unit}" + (f" (must: {must})" if must else ""))
+
+
+def main() -> None:
+    """Runs the file's tests and prints its figures."""
+    result = unittest.main(module="__main__", exit=False, verbosity=2).result
+    print(f"1..{len(_figures)}")
+    for number, line in enumerate(_figures, start=1):
+        print(f"ok {number} - {line}")
+    sys.exit(not result.wasSuccessful())
+
+
+def wait_until(condition, what: str, within_s: float = HANG_S, pause_s: float = 0.005):
+    """The first true value of `condition`. Fails the test, saying what it waited for, when none comes in time."""
+    deadline = time.monotonic() + within_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {within_s} s for this: {what}")
+        time.sleep(pause_s)
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without what would set the binaries' flags."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("QUIRE_")}
+
+
+class Process:
+    """A running quire-coordinator or quire-worker, which listens at `address`."""
+
+    def __init__(self, program: str, flags: list[str], log: pathlib.Path, environment: dict[str, str]) -> None:
+        self.program = program
+        self._log = log
+        self._killed = False
+        self._terminated = False
+        with log.open("wb") as stderr:
+            # A test that dies takes its processes along.
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", str(BIN / program), *flags], stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=stderr, env=clean_environment() | environment)
+        try:
+            self.address = self._read_address()
+        except BaseException:
+            self.kill()
+            raise
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def last_words(self) -> str:
+        """The end of the log, for an error message; all of a sanitizer's report."""
+        log = self.log()
+        report = _SANITIZER_REPORT.search(log)
+        return log[report.start():] if report else "\n".join(log.splitlines()[-10:])
+
+    def memory_bytes(self, peak: bool = True) -> int:
+        """Resident memory: the most so far, or now."""
+        status = pathlib.Path(f"/proc/{self._process.pid}/status").read_text()
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+)" if peak else r"VmRSS:\s+(\d+)", status).group(1))
+
+    def terminate(self) -> None:
+        """Sends SIGTERM, once: a second one means that the process is to end without draining."""
+        if not self._terminated:
+            self._terminated = True
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._killed = True
+        self._process.kill()
+        self.wait()
+
+    def wait(self) -> int:
+        """The exit code."""
+        try:
+            code = self._process.wait(HANG_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise AssertionError(f"{self.program} does not end:\n{self.last_words()}") from None
+        self._process.stdout.close()
+        return code
+
+    def close(self) -> None:
+        """Ends it if it runs, and checks that it ended well: by SIGTERM with code 0, or by the test's own kill."""
+        self.terminate()
+        code = self.wait()
+        if _SANITIZER_REPORT.search(self.log()) or (code != 0 and not self._killed):
+            raise AssertionError(f"{self.program} ended with exit code {code}:\n{self.last_words()}")
+
+    def _read_address(self) -> str:
+        line, stdout = b"", self._process.stdout
+        deadline = time.monotonic() + HANG_S
+        while not line.endswith(b"\n"):
+            readable, _, _ = select.select([stdout], [], [], max(0, deadline - time.monotonic()))
+            chunk = os.read(stdout.fileno(), 4096) if readable else b""
+            if not chunk:
+                raise AssertionError(f"{self.program} does not say where it listens: {line!r}\n{self.last_words()}")
+            line += chunk
+        match = re.fullmatch(rf"{self.program} listening on (\S+:\d+)\n", line.decode())
+        if match is None:
+            raise AssertionError(f"{self.program} printed {line!r}")
+        return match.group(1)
+
+
+class Stage(contextlib.ExitStack):
+    """What a test has started: processes, channels, a folder. All of it ends with the stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory(prefix="quire-process-")))
+        self._num_processes = 0
+
+    @classmethod
+    def of_test(cls, test: unittest.TestCase) -> "Stage":
+        stage = cls()
+        test.addCleanup(stage.close)
+        return stage
+
+    @classmethod
+    def of_class(cls, test_class: type[unittest.TestCase]) -> "Stage":
+        stage = cls()
+        test_class.addClassCleanup(stage.close)
+        return stage
+
+    def coordinator(self, *flags: object, port: int = 0, environment: dict[str, str] | None = None) -> Process:
+        return self._start("quire-coordinator", ["--port", port, *flags], environment)
+
+    def worker(self, model: pathlib.Path, *flags: object, port: int = 0) -> Process:
+        return self._start("quire-worker", ["--model", model, "--port", port, *flags])
+
+    def fake_worker(self, model: pathlib.Path, *flags: object, step_us: int = 0, port: int = 0) -> Process:
+        """A worker that computes no model: each token is a hash of those before it, a step takes step_us."""
+        return self.worker(model, "--engine", "fake", "--fake-step-us", step_us, *flags, port=port)
+
+    def model(self, name: str, context: int = 2048, tokenizer: bool = False) -> pathlib.Path:
+        """A model folder for the fake engine: configuration without weights. No token ends its output."""
+        folder = self.folder / name
+        folder.mkdir()
+        config = json.loads((TINY / "config.json").read_text())
+        config["max_position_embeddings"] = context
+        del config["eos_token_id"]
+        (folder / "config.json").write_text(json.dumps(config))
+        if tokenizer:
+            for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+                (folder / file).symlink_to(TINY / file)
+        return folder
+
+    def _start(self, program: str, flags: list[object], environment: dict[str, str] | None = None) -> Process:
+        self._num_processes += 1
+        log = self.folder / f"{self._num_processes}-{program}.log"
+        process = Process(program, [str(flag) for flag in flags], log, environment or {})
+        self.callback(process.close)
+        return process

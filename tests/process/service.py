@@ -1,0 +1,167 @@
+"""Calls a coordinator through the generated stubs alone, and checks what every stream promises."""
+
+import threading
+import time
+from collections import defaultdict
+
+import grpc
+from google.protobuf.message import Message
+from harness import HANG_S, Stage, wait_until
+from quire.v1 import inference_pb2 as pb
+from quire.v1 import inference_pb2_grpc as pb_grpc
+from quire_client.errors import QuireError, from_rpc_error
+
+
+def request(prompt=(5, 6, 7), new: int = 16, **fields) -> pb.GenerateRequest:
+    """A greedy request of exactly `new` tokens, unless `fields` say otherwise."""
+    if isinstance(prompt, str):
+        fields["text"] = prompt
+    elif prompt is not None:
+        fields["token_ids"] = pb.TokenIds(ids=prompt)
+    fields.setdefault("sampling", pb.Sampling(temperature=0))
+    fields.setdefault("stop", pb.Stop(ignore_eos=True))
+    return pb.GenerateRequest(max_new_tokens=new, **fields)
+
+
+class Stream:
+    """One Generate call, read by a thread of its own until it ends.
+
+    Its fields say what has come so far. Indices are checked to follow each other from the resumed ones on.
+    """
+
+    def __init__(self, call: grpc.Call, resumed: dict[int, int]) -> None:
+        self.accepted: pb.Accepted | None = None
+        self.deltas: list[pb.Delta] = []
+        self.notices: list[pb.Notice] = []
+        self.finished: dict[int, pb.Finished] = {}
+        self.tokens: dict[int, list[int]] = defaultdict(list)
+        self.texts: dict[int, str] = defaultdict(str)
+        self.error: QuireError | None = None
+        self.ended_at: float | None = None  # time.monotonic()
+        self._call = call
+        self._resumed = resumed
+        self._violation: str | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+    def wait_for_tokens(self, count: int = 1) -> "Stream":
+        """Waits until choice 0 has that many tokens."""
+        self._wait(lambda: len(self.tokens[0]) >= count, f"{count} tokens")
+        return self
+
+    def wait_accepted(self) -> "Stream":
+        self._wait(lambda: self.accepted is not None, "Accepted")
+        return self
+
+    def end(self) -> "Stream":
+        """Waits for the end of the stream, whatever its status."""
+        self._wait(lambda: self.ended_at is not None, "the end of the stream")
+        return self
+
+    def ok(self) -> "Stream":
+        """Waits for the end, which must be good."""
+        if self.end().error is not None:
+            raise AssertionError(f"the stream failed: {self.error}")
+        return self
+
+    def _wait(self, condition, what: str) -> None:
+        with self._changed:
+            in_time = self._changed.wait_for(lambda: condition() or self.ended_at is not None, HANG_S)
+            if self._violation:
+                raise AssertionError(self._violation)
+            if not (in_time and condition()):
+                raise AssertionError(f"no {what}; tokens {len(self.tokens[0])}, error {self.error}")
+
+    def _read(self) -> None:
+        error = None
+        try:
+            for event in self._call:
+                with self._changed:
+                    self._take(event)
+                    self._changed.notify_all()
+        except grpc.RpcError as failure:
+            error = from_rpc_error(failure)
+        with self._changed:
+            self.error, self.ended_at = error, time.monotonic()
+            self._changed.notify_all()
+
+    def _take(self, event: pb.GenerateEvent) -> None:
+        kind = event.WhichOneof("event")
+        if (kind == "accepted") != (self.accepted is None):
+            self._violation = f"{kind} came, Accepted before it: {self.accepted is not None}"
+        if kind == "accepted":
+            self.accepted = event.accepted
+        elif kind == "notice":
+            self.notices.append(event.notice)
+        elif kind == "finished":
+            self.texts[event.finished.choice] += event.finished.text
+            self.finished[event.finished.choice] = event.finished
+        elif kind == "delta":
+            self._take_delta(event.delta)
+
+    def _take_delta(self, delta: pb.Delta) -> None:
+        expected = self._resumed.get(delta.choice, 0) + len(self.tokens[delta.choice])
+        if delta.first_index != expected or delta.choice in self.finished:
+            self._violation = f"choice {delta.choice}: index {delta.first_index} came, {expected} was next"
+        self.deltas.append(delta)
+        self.tokens[delta.choice] += delta.token_ids
+        self.texts[delta.choice] += delta.text
+
+
+class Service:
+    """A coordinator, seen from a client."""
+
+    def __init__(self, stage: Stage, address: str, **channel_options: object) -> None:
+        options = [(name.replace("__", "."), value) for name, value in channel_options.items()]
+        # A channel of its own, so that two services of a test share no connection.
+        options.append(("grpc.use_local_subchannel_pool", 1))
+        self.channel = stage.enter_context(grpc.insecure_channel(address, options))
+        self.stub = pb_grpc.InferenceStub(self.channel)
+
+    def start(self, message: pb.GenerateRequest, timeout: float = HANG_S) -> Stream:
+        resumed = {i: len(choice.emitted_token_ids) for i, choice in enumerate(message.resume.choices)}
+        return Stream(self.stub.Generate(message, timeout=timeout), resumed)
+
+    def run(self, message: pb.GenerateRequest) -> Stream:
+        """A whole stream that must end well."""
+        return self.start(message).ok()
+
+    def fail(self, message: pb.GenerateRequest, timeout: float = HANG_S) -> QuireError:
+        """The error of a stream that must end with one."""
+        stream = self.start(message, timeout).end()
+        if stream.error is None:
+            raise AssertionError(f"the stream ended well: {message}")
+        return stream.error
+
+    def call(self, method: str, message: Message) -> Message:
+        """A unary call. Raises QuireError."""
+        try:
+            return getattr(self.stub, method)(message, timeout=HANG_S)
+        except grpc.RpcError as failure:
+            raise from_rpc_error(failure) from None
+
+    def load(self) -> list[pb.WorkerLoad]:
+        return list(self.call("GetLoad", pb.GetLoadRequest()).workers)
+
+    def wait_ready(self, count: int = 1) -> list[pb.WorkerLoad]:
+        """Waits until that many workers are READY."""
+
+        def ready():
+            workers = self.load()
+            return workers if sum(w.state == pb.WorkerLoad.READY for w in workers) >= count else None
+
+        return wait_until(ready, f"{count} workers READY")
+
+    def wait_idle(self, pause_s: float = 0.005) -> None:
+        """Waits until no worker runs anything and every block is free or cached."""
+        wait_until(lambda: all(is_idle(worker) for worker in self.load()), "every worker idle, all blocks back",
+                   pause_s=pause_s)
+
+
+def is_idle(worker: pb.WorkerLoad) -> bool:
+    return (worker.running == 0 and worker.waiting == 0 and worker.blocks_total > 0 and
+            worker.blocks_free + worker.blocks_cached == worker.blocks_total)
