@@ -70,7 +70,7 @@ constexpr RequestField kFields[] = {
      "empty", "Share cached prefixes only with requests of the same salt"},
     {"tenant", "tenant", -kInfinity, kInfinity, true, "at most 128 printable ASCII bytes", "empty",
      "Whom the request is for"},
-    {"resume.choices", "", -kInfinity, kInfinity, true,
+    {"resume.choices", "resume-token-ids", -kInfinity, kInfinity, true,
      "at most n lists of at most max_new_tokens ids", "none", "Tokens that the client has already"},
 };
 

@@ -1,0 +1,47 @@
+#ifndef QUIRE_CLIENTS_CPP_RETRY_POLICY_H_
+#define QUIRE_CLIENTS_CPP_RETRY_POLICY_H_
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "absl/status/status.h"
+
+namespace quire {
+
+// How long a client goes on trying.
+struct RetryOptions {
+  // Connections in a row, without a new token between them, that a stream which had begun may lose
+  // before the call fails. 0: the first loss is final.
+  int max_reconnects = 6;
+  // The wait once every target was tried: doubled from one round to the next, up to the maximum. A
+  // longer delay that the server asked for holds instead, up to the same maximum.
+  std::chrono::milliseconds initial_backoff{100};
+  std::chrono::milliseconds max_backoff{2000};
+};
+
+// Decides for one call whether UNAVAILABLE is tried again, and when. A call that nothing was heard
+// of asks each target once. A stream that had begun is worth more: it goes round the targets, with
+// waits. Not thread safe.
+class RetryPolicy {
+ public:
+  // REQUIRES: num_targets > 0.
+  RetryPolicy(const RetryOptions& options, size_t num_targets)
+      : options_(options), num_targets_(num_targets) {}
+
+  // The wait before the next target is tried; empty: `status` is the call's result. `started`: an
+  // event had come. `num_tokens`: how many tokens had.
+  std::optional<std::chrono::milliseconds> AfterLoss(const absl::Status& status, bool started,
+                                                     uint64_t num_tokens);
+
+ private:
+  const RetryOptions options_;
+  const size_t num_targets_;
+  size_t num_losses_ = 0;    // since the last new token
+  uint64_t num_tokens_ = 0;  // at the last loss
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_CLIENTS_CPP_RETRY_POLICY_H_

@@ -1,0 +1,39 @@
+#include "clients/cpp/targets.h"
+
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+#include <grpcpp/support/channel_arguments.h>
+
+namespace quire {
+
+Targets::Targets(const std::vector<Address>& addresses) {
+  grpc::ChannelArguments arguments;
+  // gRPC's own waits between connection attempts start at 1 s and grow to 120 s: too long to come
+  // back to a coordinator that restarts.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);  // the limit for making a connection
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  for (const Address& address : addresses) {
+    Target& target = targets_.emplace_back();
+    target.name = address.ToString();
+    target.stub = v1::Inference::NewStub(
+        grpc::CreateCustomChannel(target.name, grpc::InsecureChannelCredentials(), arguments));
+  }
+}
+
+Targets::~Targets() {
+  MutexLock lock(mutex_);
+  while (num_leases_ > 0) released_.Wait(mutex_);
+}
+
+Targets::Lease Targets::Hold() {
+  MutexLock lock(mutex_);
+  ++num_leases_;
+  return Lease(this, [this](const void*) {
+    MutexLock release(mutex_);
+    if (--num_leases_ == 0) released_.NotifyAll();
+  });
+}
+
+}  // namespace quire

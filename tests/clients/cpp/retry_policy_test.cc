@@ -1,0 +1,50 @@
+#include "clients/cpp/retry_policy.h"
+
+#include <gtest/gtest.h>
+
+#include "common/rpc_status.h"
+
+namespace quire {
+namespace {
+
+using std::chrono::milliseconds;
+
+const absl::Status kLost = absl::UnavailableError("lost");
+
+TEST(RetryPolicy, OnlyUnavailableIsTriedAgain) {
+  RetryPolicy policy({}, 3);
+  EXPECT_FALSE(policy.AfterLoss(absl::ResourceExhaustedError("full"), true, 1).has_value());
+  EXPECT_FALSE(policy.AfterLoss(absl::InternalError("bug"), false, 0).has_value());
+  EXPECT_TRUE(policy.AfterLoss(kLost, false, 0).has_value());
+}
+
+TEST(RetryPolicy, BeforeTheFirstEventEachTargetIsAskedOnce) {
+  RetryPolicy policy({}, 3);
+  EXPECT_EQ(policy.AfterLoss(kLost, false, 0), milliseconds(0));
+  EXPECT_EQ(policy.AfterLoss(kLost, false, 0), milliseconds(0));
+  EXPECT_EQ(policy.AfterLoss(kLost, false, 0), std::nullopt);
+}
+
+TEST(RetryPolicy, AStreamThatHadBegunGoesRoundWithGrowingWaits) {
+  RetryPolicy policy({.max_reconnects = 7, .max_backoff = milliseconds(300)}, 2);
+  for (const int wait : {0, 100, 0, 200, 0, 300, 0}) {
+    EXPECT_EQ(policy.AfterLoss(kLost, true, 5), milliseconds(wait));
+  }
+  EXPECT_EQ(policy.AfterLoss(kLost, true, 5), std::nullopt);
+}
+
+TEST(RetryPolicy, ANewTokenStartsTheCountAgain) {
+  RetryPolicy policy({.max_reconnects = 1}, 1);
+  EXPECT_TRUE(policy.AfterLoss(kLost, true, 5).has_value());
+  EXPECT_TRUE(policy.AfterLoss(kLost, true, 6).has_value());
+  EXPECT_FALSE(policy.AfterLoss(kLost, true, 6).has_value());
+}
+
+TEST(RetryPolicy, TheServersDelayHoldsUpToTheLimit) {
+  RetryPolicy policy({}, 1);
+  EXPECT_EQ(policy.AfterLoss(WithRetryDelay(kLost, 700), true, 1), milliseconds(700));
+  EXPECT_EQ(policy.AfterLoss(WithRetryDelay(kLost, 60'000), true, 2), milliseconds(2000));
+}
+
+}  // namespace
+}  // namespace quire
