@@ -1,0 +1,28 @@
+#ifndef QUIRE_CLIENTS_CLI_CONNECTION_FLAGS_H_
+#define QUIRE_CLIENTS_CLI_CONNECTION_FLAGS_H_
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <vector>
+
+#include "clients/cpp/client.h"
+
+namespace quire {
+
+// Which coordinators a command speaks to, and how patiently.
+class ConnectionFlags {
+ public:
+  void Declare(CLI::App& app);
+  // REQUIRES: the flags were parsed.
+  std::unique_ptr<Client> MakeClient() const;
+  CallOptions call_options() const;
+
+ private:
+  std::vector<Address> targets_;
+  RetryOptions retry_;
+  int deadline_ms_ = 0;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_CLIENTS_CLI_CONNECTION_FLAGS_H_
