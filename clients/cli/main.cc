@@ -5,8 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "clients/cli/bench_command.h"
 #include "clients/cli/cancel_command.h"
 #include "clients/cli/command.h"
+#include "clients/cli/compare_command.h"
 #include "clients/cli/exit_code.h"
 #include "clients/cli/fields_command.h"
 #include "clients/cli/generate_command.h"
@@ -21,6 +23,8 @@ namespace {
 std::vector<std::unique_ptr<Command>> MakeCommands() {
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(std::make_unique<GenerateCommand>());
+  commands.push_back(std::make_unique<CompareCommand>());
+  commands.push_back(std::make_unique<BenchCommand>());
   commands.push_back(std::make_unique<ModelsCommand>());
   commands.push_back(std::make_unique<LoadCommand>());
   commands.push_back(std::make_unique<TokenizeCommand>());
