@@ -1,5 +1,4 @@
 // quire-coordinator: takes requests from clients and schedules them onto workers.
-#include <functional>
 #include <iostream>
 #include <memory>
 #include <random>
@@ -22,6 +21,7 @@
 #include "common/metrics.h"
 #include "common/rpc_status.h"
 #include "common/signals.h"
+#include "common/ticker.h"
 #include "coordinator/metrics.h"
 #include "coordinator/registry/placer.h"
 #include "coordinator/registry/registry_service.h"
@@ -130,13 +130,11 @@ int Run(int argc, char** argv) {
   }
 
   const std::string coordinator_id = MakeCoordinatorId();
-  // These are never destroyed: a session's callback may be on its way while the process ends.
-  static auto& timers = *new TimerQueue;
-  static auto& work_pool = *new WorkPool(flags.tokenizer_threads, /*max_queued=*/4096);
-  static auto& catalog =
-      *new ModelCatalog({.use_generation_config = flags.generation_config == "auto"});
-  static auto& registry = *new WorkerRegistry({coordinator_id, &timers, &work_pool, &catalog, nullptr},
-                                              MakeGrpcWorkerConnector);
+  TimerQueue timers;
+  ModelCatalog catalog({.use_generation_config = flags.generation_config == "auto"});
+  WorkPool work_pool(flags.tokenizer_threads, /*max_queued=*/4096);
+  WorkerRegistry registry({coordinator_id, &timers, &work_pool, &catalog, nullptr},
+                          MakeGrpcWorkerConnector);
   Placer placer(&registry);
   StreamTable streams(flags.max_streams);
 
@@ -174,13 +172,11 @@ int Run(int argc, char** argv) {
 
   for (const std::string& worker : flags.workers) registry.AddStatic(worker);
   HealthReporter health(server->GetHealthCheckService());
-  std::function<void()> tick = [&] {
+  auto ticker = std::make_unique<Ticker>(kTickMicros, [&] {
     registry.Tick();
     health.Update(registry.Views());
     coordinator_metrics.SetRunning(streams.num_live());
-    timers.ScheduleAfter(kTickMicros, tick);
-  };
-  timers.ScheduleAfter(kTickMicros, tick);
+  });
 
   const std::string address = Address{flags.host, static_cast<uint16_t>(port)}.ToString();
   std::cout << "quire-coordinator listening on " << address << std::endl;
@@ -203,9 +199,10 @@ int Run(int argc, char** argv) {
     LogWarning(absl::StrCat("drain timeout: ends ", streams.num_live(), " requests"));
     streams.EndAll(WithRetryDelay(absl::UnavailableError("the coordinator shut down"), kRetryDelayMs));
   }
+  // What may still call into a part ends before it.
+  ticker.reset();
   registry_service.CloseJoins();
   server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
-  timers.Stop();
   work_pool.Stop();
   registry.Shutdown();
   return 0;

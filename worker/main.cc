@@ -26,6 +26,7 @@
 #include "common/metrics.h"
 #include "common/mutex.h"
 #include "common/signals.h"
+#include "common/ticker.h"
 #include "common/version.h"
 #include "worker/engine/engine_loop.h"
 #include "worker/engine_factory.h"
@@ -93,38 +94,6 @@ void Declare(FlagSet& flags, WorkerFlags* f) {
   flags.AddSwitch("insecure", &f->insecure,
                   "Allow listening beyond this machine without encryption");
 }
-
-// Runs a function every kTickMicros until it is destroyed.
-class Ticker {
- public:
-  explicit Ticker(std::function<void()> tick)
-      : thread_([this, tick = std::move(tick)] { Run(tick); }) {}
-  ~Ticker() {
-    {
-      MutexLock lock(mutex_);
-      stopping_ = true;
-    }
-    wake_.NotifyOne();
-    thread_.join();
-  }
-
- private:
-  void Run(const std::function<void()>& tick) {
-    for (int64_t next = SteadyMicros();; next += kTickMicros) {
-      {
-        MutexLock lock(mutex_);
-        while (!stopping_ && wake_.WaitUntil(mutex_, FromSteadyMicros(next))) {
-        }
-        if (stopping_) return;
-      }
-      tick();
-    }
-  }
-  Mutex mutex_;
-  CondVar wake_;
-  bool stopping_ QUIRE_GUARDED_BY(mutex_) = false;
-  std::thread thread_;
-};
 
 struct WorkerMetrics {
   explicit WorkerMetrics(Metrics& m)
@@ -309,7 +278,7 @@ int Run(int argc, char** argv) {
   for (const std::string& coordinator : flags.join) {
     joins.push_back(std::make_unique<JoinClient>(coordinator, announcement));
   }
-  auto ticker = std::make_unique<Ticker>([&] {
+  auto ticker = std::make_unique<Ticker>(kTickMicros, [&] {
     table.Tick();
     const worker::v1::Load load = table.load();
     for (const auto& join : joins) join->Tick(load, load.draining());

@@ -24,7 +24,9 @@ WorkerRegistry::WorkerRegistry(WorkerLink::Context context, WorkerConnectorFacto
 }
 
 void WorkerRegistry::Shutdown() {
-  for (const auto& link : Links()) link->Shutdown(absl::UnavailableError("the coordinator shuts down"));
+  const std::vector<std::shared_ptr<WorkerLink>> links = Links();
+  for (const auto& link : links) link->Shutdown(absl::UnavailableError("the coordinator shuts down"));
+  for (const auto& link : links) link->WaitUntilReleased();
 }
 
 std::shared_ptr<WorkerLink> WorkerRegistry::AddLink(const std::string& address, bool is_static) {

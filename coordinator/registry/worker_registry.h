@@ -45,7 +45,7 @@ class WorkerRegistry {
   // To be called some times a second: pings, and forgets.
   void Tick();
 
-  // Ends every session, and with them their requests.
+  // Ends every session, and with them their requests; nothing of them calls back afterwards.
   void Shutdown();
 
  private:

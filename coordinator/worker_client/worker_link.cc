@@ -14,10 +14,34 @@ using worker::v1::SessionEvent;
 using worker::v1::SessionRequest;
 using worker::v1::StepOutput;
 
+class WorkerLink::Holds {
+ public:
+  // A hold lives as long as the pointer.
+  static std::shared_ptr<void> Take(const std::shared_ptr<Holds>& holds) {
+    {
+      MutexLock lock(holds->mutex_);
+      ++holds->count_;
+    }
+    return std::shared_ptr<void>(nullptr, [holds](void*) {
+      MutexLock lock(holds->mutex_);
+      if (--holds->count_ == 0) holds->none_.NotifyAll();
+    });
+  }
+  void WaitUntilNone() {
+    MutexLock lock(mutex_);
+    while (count_ > 0) none_.Wait(mutex_);
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar none_;
+  size_t count_ QUIRE_GUARDED_BY(mutex_) = 0;
+};
+
 class WorkerLink::SessionHandler final : public WorkerConnector::Handler {
  public:
-  SessionHandler(std::weak_ptr<WorkerLink> link, uint64_t session)
-      : link_(std::move(link)), session_(session) {}
+  SessionHandler(std::weak_ptr<WorkerLink> link, uint64_t session, std::shared_ptr<void> hold)
+      : hold_(std::move(hold)), link_(std::move(link)), session_(session) {}
   void OnMessage(SessionEvent event) override {
     if (const auto link = link_.lock()) link->OnEvent(session_, std::move(event));
   }
@@ -26,6 +50,7 @@ class WorkerLink::SessionHandler final : public WorkerConnector::Handler {
   }
 
  private:
+  const std::shared_ptr<void> hold_;
   const std::weak_ptr<WorkerLink> link_;
   const uint64_t session_;
 };
@@ -42,7 +67,8 @@ WorkerLink::WorkerLink(WorkerNumber number, std::string address,
     : number_(number),
       address_(std::move(address)),
       connector_(std::move(connector)),
-      context_(context) {}
+      context_(context),
+      holds_(std::make_shared<Holds>()) {}
 
 void WorkerLink::RetryLater(std::function<void(WorkerLink&)> what) {
   context_.timers->ScheduleAfter(kRetryMicros, [link = weak_from_this(), what = std::move(what)] {
@@ -62,7 +88,7 @@ void WorkerLink::Connect() {
     heard_at_ = SteadyMicros();
   }
   std::shared_ptr<WorkerConnector::Sink> sink =
-      connector_->OpenSession(std::make_shared<SessionHandler>(weak_from_this(), session));
+      connector_->OpenSession(std::make_shared<SessionHandler>(weak_from_this(), session, Holds::Take(holds_)));
   SessionRequest open;
   open.mutable_open()->set_coordinator_id(context_.coordinator_id);
   open.mutable_open()->set_protocol(1);
@@ -123,7 +149,8 @@ void WorkerLink::FetchModel(uint64_t session) {
     if (session != session_ || !opened_) return;
     model = info_.model();
   }
-  connector_->FetchFiles(model, [link = weak_from_this(), session](absl::StatusOr<ModelFiles> files) {
+  connector_->FetchFiles(model, [link = weak_from_this(), session, hold = Holds::Take(holds_)](
+                                    absl::StatusOr<ModelFiles> files) {
     if (const auto locked = link.lock()) locked->OnFiles(session, std::move(files));
   });
 }
@@ -205,6 +232,8 @@ void WorkerLink::Shutdown(const absl::Status& status) {
   }
   EndSession(status);
 }
+
+void WorkerLink::WaitUntilReleased() { holds_->WaitUntilNone(); }
 
 void WorkerLink::Restart(const std::string& why) {
   EndSession(absl::UnavailableError(why));

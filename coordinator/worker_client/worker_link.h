@@ -60,6 +60,9 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   void Start() { Connect(); }
   // Ends the session for good; its requests are told `status`.
   void Shutdown(const absl::Status& status);
+  // After Shutdown: waits until the transport has let go of the link, so that what the link was made
+  // with may go too.
+  void WaitUntilReleased();
   // The process behind the address is another one now: opens a new session at once.
   void Restart(const std::string& why);
   // To be called some times a second: pings the worker.
@@ -77,6 +80,8 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
 
  private:
   class SessionHandler;
+  // Counts what the transport holds that may call into the link.
+  class Holds;
   struct Request {
     std::shared_ptr<TokenReceiver> receiver;
     uint32_t attempt = 0;
@@ -102,6 +107,7 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   const std::string address_;
   const std::unique_ptr<WorkerConnector> connector_;
   const Context context_;
+  const std::shared_ptr<Holds> holds_;
 
   mutable Mutex mutex_;
   uint64_t session_ QUIRE_GUARDED_BY(mutex_) = 0;  // counts sessions; late words of old ones are ignored
