@@ -47,10 +47,11 @@ class WorkerLink::SessionHandler final : public WorkerConnector::Handler {
   }
   void OnClosed(const absl::Status& status) override {
     if (const auto link = link_.lock()) link->OnClosed(session_, status);
+    hold_.reset();  // the last call
   }
 
  private:
-  const std::shared_ptr<void> hold_;
+  std::shared_ptr<void> hold_;
   const std::weak_ptr<WorkerLink> link_;
   const uint64_t session_;
 };
