@@ -12,6 +12,7 @@
 #include <ATen/ops/silu.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "worker/model/rope.h"
@@ -68,13 +69,20 @@ at::Tensor Rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
   return x * cos + turned * sin;
 }
 
-// Each KV head once for every query head of its group.
-at::Tensor RepeatHeads(const at::Tensor& heads, int64_t group) {
-  if (group == 1) return heads;
-  const int64_t count = heads.size(1), length = heads.size(2), head_dim = heads.size(3);
-  return heads.unsqueeze(2)
-      .expand({1, count, group, length, head_dim})
-      .reshape({1, count * group, length, head_dim});
+// Attention under a mask, [1, 1, tokens, keys], of queries that share KV heads in groups: gives
+// [1, heads, tokens, head_dim]. transformers copies each KV head for every query head of its group,
+// since torch's fused attention groups no heads under a mask. With KV heads in the place of the
+// batch a group reads the one head: the same results without the copies.
+at::Tensor MaskedAttention(const at::Tensor& queries, const at::Tensor& keys,
+                           const at::Tensor& values, const at::Tensor& mask, double scale) {
+  const int64_t kv_heads = keys.size(1), length = keys.size(2), head_dim = keys.size(3);
+  const int64_t heads = queries.size(1), num_tokens = queries.size(2);
+  const std::array<int64_t, 4> shared = {kv_heads, heads / kv_heads, length, head_dim};
+  const auto share = [&](const at::Tensor& x) { return x.squeeze(0).unsqueeze(1).expand(shared); };
+  return at::scaled_dot_product_attention(
+             queries.view({kv_heads, heads / kv_heads, num_tokens, head_dim}), share(keys),
+             share(values), mask, /*dropout_p=*/0.0, /*is_causal=*/false, scale)
+      .reshape({1, heads, num_tokens, head_dim});
 }
 
 // REQUIRES: contiguous, fp32 or bf16.
@@ -172,16 +180,13 @@ at::Tensor TorchModel::Attention(size_t index, const at::Tensor& input, const Ro
     keys = keys.narrow(2, 0, num_tokens);
     values = values.narrow(2, 0, num_tokens);
   }
-  // With a mask torch's fused attention takes no grouped heads.
-  const int64_t group = config.num_heads / config.num_kv_heads;
-  if (visible.mask) {
-    keys = RepeatHeads(keys, group);
-    values = RepeatHeads(values, group);
-  }
-  const at::Tensor mixed = at::scaled_dot_product_attention(
-      queries, keys, values, visible.mask, /*dropout_p=*/0.0, visible.causal,
-      /*scale=*/1.0 / std::sqrt(static_cast<double>(config.head_dim)),
-      /*enable_gqa=*/group > 1 && !visible.mask);
+  const double scale = 1.0 / std::sqrt(static_cast<double>(config.head_dim));
+  const at::Tensor mixed =
+      visible.mask
+          ? MaskedAttention(queries, keys, values, *visible.mask, scale)
+          : at::scaled_dot_product_attention(queries, keys, values, std::nullopt, /*dropout_p=*/0.0,
+                                             visible.causal, scale,
+                                             /*enable_gqa=*/config.num_heads > config.num_kv_heads);
   return Apply(layer.o, mixed.transpose(1, 2).reshape({1, num_tokens, -1}));
 }
 
