@@ -1,6 +1,7 @@
-// How much the coordinator adds to a token's way: from a worker's send to a client's receive, through the
-// coordinator and directly, in turns. The worker is a mock that sends one step's message for all streams
-// at a fixed rate; its token ids are the send times in microseconds, so that the receiver can tell.
+// How much the coordinator adds to a token's way: from a worker's send to a client's receive,
+// through the coordinator and directly, in turns. The worker is a mock that sends one step's
+// message for all streams at a fixed rate; its token ids are the send times in microseconds, so
+// that the receiver can tell.
 //
 // Prints one JSON object. Run by benchmarks/coordinator.sh, which starts the coordinator.
 #include <algorithm>
@@ -16,11 +17,11 @@
 #include <vector>
 
 #include <grpcpp/grpcpp.h>
+#include <openssl/evp.h>
 #include <quire/v1/inference.grpc.pb.h>
 #include <quire/worker/v1/worker.grpc.pb.h>
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
-#include <openssl/evp.h>
 #include "common/clock.h"
 #include "common/grpc_stream.h"
 #include "common/mutex.h"
@@ -59,12 +60,13 @@ class Stopwatch {
 // The worker's side of all sessions. Every Submit becomes a stream of one token a step.
 class MockWorker final : public worker::v1::Worker::CallbackService {
  public:
-  MockWorker(const Stopwatch* clock, worker::v1::WorkerInfo info) : clock_(clock), info_(std::move(info)) {}
+  MockWorker(const Stopwatch* clock, worker::v1::WorkerInfo info)
+      : clock_(clock), info_(std::move(info)) {}
 
-  grpc::ServerBidiReactor<SessionRequest, SessionEvent>* Session(grpc::CallbackServerContext*) override {
-    return new GrpcServerStream<SessionRequest, SessionEvent>(65'536, [this](auto sink) {
-      return std::make_unique<Handler>(this, std::move(sink));
-    });
+  grpc::ServerBidiReactor<SessionRequest, SessionEvent>* Session(
+      grpc::CallbackServerContext*) override {
+    return new GrpcServerStream<SessionRequest, SessionEvent>(
+        65'536, [this](auto sink) { return std::make_unique<Handler>(this, std::move(sink)); });
   }
   grpc::ServerWriteReactor<worker::v1::FileChunk>* GetModelFiles(
       grpc::CallbackServerContext*, const worker::v1::GetModelFilesRequest*) override {
@@ -74,7 +76,8 @@ class MockWorker final : public worker::v1::Worker::CallbackService {
         chunk_.set_name("config.json");
         chunk_.set_data("{}");
         std::string digest(32, '\0');
-        EVP_Digest("{}", 2, reinterpret_cast<unsigned char*>(digest.data()), nullptr, EVP_sha256(), nullptr);
+        EVP_Digest("{}", 2, reinterpret_cast<unsigned char*>(digest.data()), nullptr, EVP_sha256(),
+                   nullptr);
         chunk_.set_sha256(digest);
         StartWriteAndFinish(&chunk_, grpc::WriteOptions(), grpc::Status::OK);
       }
@@ -345,7 +348,8 @@ int Run(int argc, char** argv) {
   app.add_option("--streams", flags.streams, "Streams at once");
   app.add_option("--tokens-per-s", flags.tokens_per_s, "Tokens a second, of all streams together");
   app.add_option("--seconds", flags.seconds, "Seconds a round");
-  app.add_option("--rounds", flags.rounds, "Rounds of direct and through the coordinator, in turns");
+  app.add_option("--rounds", flags.rounds,
+                 "Rounds of direct and through the coordinator, in turns");
   CLI11_PARSE(app, argc, argv);
 
   Bench bench(flags);
@@ -376,7 +380,8 @@ int Run(int argc, char** argv) {
   json["rounds"] = flags.rounds;
   json["load"] = load;
   json["direct_us"] = {{"p50", Median(p50["direct"])}, {"p99", Median(p99["direct"])}};
-  json["coordinator_us"] = {{"p50", Median(p50["coordinator"])}, {"p99", Median(p99["coordinator"])}};
+  json["coordinator_us"] = {{"p50", Median(p50["coordinator"])},
+                            {"p99", Median(p99["coordinator"])}};
   json["added_us"] = {{"p50", Median(added50)}, {"p99", Median(added99)}};
   json["target_us"] = {{"p50", 100}, {"p99", 500}};
   std::cout << json.dump(1) << "\n";

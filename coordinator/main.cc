@@ -61,7 +61,8 @@ void Declare(FlagSet& flags, CoordinatorFlags* f) {
   flags.Add("tokenizer-threads", &f->tokenizer_threads, "Threads that tokenize prompts");
   flags.Add("metrics-port", &f->metrics_port, "Port of /metrics; 0: none");
   flags.Add("drain-timeout", &f->drain_timeout_s, "Seconds that open requests get after SIGTERM");
-  flags.AddSwitch("insecure", &f->insecure, "Allow listening beyond this machine without encryption");
+  flags.AddSwitch("insecure", &f->insecure,
+                  "Allow listening beyond this machine without encryption");
 }
 
 int Fail(const absl::Status& status) {
@@ -70,13 +71,14 @@ int Fail(const absl::Status& status) {
 }
 
 absl::Status Check(const CoordinatorFlags& flags) {
-  if (absl::Status s = CheckListenAddress({flags.host, flags.port}, flags.insecure); !s.ok()) return s;
+  if (absl::Status s = CheckListenAddress({flags.host, flags.port}, flags.insecure); !s.ok())
+    return s;
   for (const std::string& worker : flags.workers) {
     if (const auto address = ParseAddress(worker); !address.ok()) return address.status();
   }
   if (flags.generation_config != "auto" && flags.generation_config != "none") {
-    return absl::InvalidArgumentError(absl::StrCat("--generation-config ", flags.generation_config,
-                                                   ": auto or none is allowed"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--generation-config ", flags.generation_config, ": auto or none is allowed"));
   }
   if (flags.tokenizer_threads == 0 || flags.tokenizer_threads > 256) {
     return absl::InvalidArgumentError(
@@ -197,7 +199,8 @@ int Run(int argc, char** argv) {
     LogInfo("drained: no request is left");
   } else {
     LogWarning(absl::StrCat("drain timeout: ends ", streams.num_live(), " requests"));
-    streams.EndAll(WithRetryDelay(absl::UnavailableError("the coordinator shut down"), kRetryDelayMs));
+    streams.EndAll(
+        WithRetryDelay(absl::UnavailableError("the coordinator shut down"), kRetryDelayMs));
   }
   // What may still call into a part ends before it.
   ticker.reset();

@@ -14,7 +14,8 @@ CoordinatorMetrics::CoordinatorMetrics(Metrics& m)
       successes_(m.AddCounter("request_success_total", "Requests that ended with status OK")),
       failures_(m.AddCounter("request_failure_total", "Requests that ended with another status")),
       prompt_tokens_(m.AddCounter("prompt_tokens_total", "Prompt tokens of ended requests")),
-      generation_tokens_(m.AddCounter("generation_tokens_total", "Output tokens of ended requests")),
+      generation_tokens_(
+          m.AddCounter("generation_tokens_total", "Output tokens of ended requests")),
       first_token_(m.AddLatencyHistogram("time_to_first_token_seconds", "Arrival to first token")),
       token_gap_(m.AddLatencyHistogram("inter_token_latency_seconds",
                                        "From a token to the next of the same choice")),
@@ -33,11 +34,14 @@ void CoordinatorMetrics::OnEnd(const RequestRecord& record) {
   latency_.Observe(record.total / 1e6);
 }
 
-void CoordinatorMetrics::SetRunning(size_t num_live) { running_.Set(static_cast<double>(num_live)); }
+void CoordinatorMetrics::SetRunning(size_t num_live) {
+  running_.Set(static_cast<double>(num_live));
+}
 
 void LogRequest(const RequestRecord& record) {
   LogInfo(absl::StrFormat(
-      "request id=%s model=%s worker=%s tenant=%s status=%s choices=%d prompt=%d cached=%d output=%d "
+      "request id=%s model=%s worker=%s tenant=%s status=%s choices=%d prompt=%d cached=%d "
+      "output=%d "
       "first_token_ms=%.1f total_ms=%.1f%s%s",
       record.request_id, record.model, record.worker, record.tenant,
       absl::StatusCodeToString(record.status.code()), record.choices, record.prompt_tokens,

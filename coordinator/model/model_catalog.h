@@ -11,14 +11,14 @@
 
 namespace quire {
 
-// The models in use, each made once however many workers serve it. A model lives as long as a worker
-// (or a request) holds it; then other files may take its name. Thread safe.
+// The models in use, each made once however many workers serve it. A model lives as long as a
+// worker (or a request) holds it; then other files may take its name. Thread safe.
 class ModelCatalog {
  public:
   explicit ModelCatalog(const ServedModel::Options& options) : options_(options) {}
 
-  // The model of that name, made from `files` unless it lives already. FAILED_PRECONDITION if it lives
-  // and its files are others. Takes as long as a tokenizer takes to load.
+  // The model of that name, made from `files` unless it lives already. FAILED_PRECONDITION if it
+  // lives and its files are others. Takes as long as a tokenizer takes to load.
   absl::StatusOr<std::shared_ptr<const ServedModel>> Acquire(const std::string& name,
                                                              const ModelFiles& files) {
     MutexLock lock(mutex_);

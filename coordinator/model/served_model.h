@@ -24,8 +24,8 @@ struct GenerationDefaults {
   float min_p = 0;
 };
 
-// A model as the coordinator needs it: from text to ids and back, and its defaults. Made from the files
-// that its workers have. Immutable and thread safe.
+// A model as the coordinator needs it: from text to ids and back, and its defaults. Made from the
+// files that its workers have. Immutable and thread safe.
 class ServedModel {
  public:
   struct Options {
@@ -46,8 +46,8 @@ class ServedModel {
   // Of config.json and generation_config.json together; sorted, each once.
   const std::vector<uint32_t>& eos_token_ids() const { return eos_token_ids_; }
 
-  // OK if these are the files that this model was made of; otherwise FAILED_PRECONDITION, naming the
-  // first that differs.
+  // OK if these are the files that this model was made of; otherwise FAILED_PRECONDITION, naming
+  // the first that differs.
   absl::Status CheckSameFiles(const ModelFiles& files) const;
 
  private:

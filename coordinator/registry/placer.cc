@@ -20,10 +20,11 @@ PrefixHashKey RandomKey() {
 }
 
 // The error of a name that nothing has.
-absl::Status NoSuch(const char* field, const std::string& value, const std::set<std::string>& known) {
+absl::Status NoSuch(const char* field, const std::string& value,
+                    const std::set<std::string>& known) {
   return WithField(absl::NotFoundError(absl::StrCat(
-                       "there is no ", field, " \"", value, "\"; there is: ",
-                       known.empty() ? "none" : absl::StrJoin(known, ", "))),
+                       "there is no ", field, " \"", value,
+                       "\"; there is: ", known.empty() ? "none" : absl::StrJoin(known, ", "))),
                    field);
 }
 
@@ -46,7 +47,8 @@ absl::StatusOr<Placer::Target> Placer::Resolve(const std::string& model, v1::Eng
     if (!view.info.model().empty()) models.insert(view.info.model());
     if (!view.info.name().empty()) workers.insert(view.info.name());
   }
-  if (models.empty()) return NoWorkerNow(model.empty() ? "any model" : absl::StrCat("\"", model, "\""));
+  if (models.empty())
+    return NoWorkerNow(model.empty() ? "any model" : absl::StrCat("\"", model, "\""));
   if (!model.empty() && !models.contains(model)) return NoSuch("model", model, models);
   if (!worker.empty() && !workers.contains(worker)) return NoSuch("worker", worker, workers);
   if (model.empty() && worker.empty() && models.size() > 1) {
@@ -93,8 +95,8 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
   std::string why;
   bool was_refused = false;
   MutexLock lock(mutex_);
-  const std::vector<PrefixHash> chunks =
-      affinity_.Chunks(absl::StrCat(placement.model, "\n", placement.cache_salt), *placement.prompt);
+  const std::vector<PrefixHash> chunks = affinity_.Chunks(
+      absl::StrCat(placement.model, "\n", placement.cache_salt), *placement.prompt);
   for (const WorkerView& view : registry_->Views()) {
     if (view.info.model() != placement.model || view.info.engine() != placement.engine) continue;
     if (!placement.worker.empty() && view.info.name() != placement.worker) continue;
@@ -113,8 +115,8 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
       absl::ResourceExhaustedError("every queue is full: try again later"), kRetryDelayMs);
   if (candidates.empty()) {
     if (was_refused) return full;
-    return NoWorkerNow(absl::StrCat(placement.model, " with the engine ",
-                                    v1::Engine_Name(placement.engine), why));
+    return NoWorkerNow(
+        absl::StrCat(placement.model, " with the engine ", v1::Engine_Name(placement.engine), why));
   }
   PlacementRequest request;
   request.prompt_tokens = static_cast<uint32_t>(placement.prompt->size());
@@ -122,15 +124,16 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
   request.num_choices = placement.num_choices;
   const PlacementDecision decision = PlaceRequest(request, candidates);
   switch (decision.outcome) {
-    case PlacementDecision::Outcome::kFull: return full;
+    case PlacementDecision::Outcome::kFull:
+      return full;
     case PlacementDecision::Outcome::kNeverFits:
-      return WithField(
-          absl::FailedPreconditionError(absl::StrCat(
-              "the request needs ", decision.blocks_needed, " KV blocks (", request.prompt_tokens,
-              " prompt + ", request.max_new_tokens, " new tokens), the whole pool has ",
-              decision.blocks_had)),
-          "max_new_tokens");
-    case PlacementDecision::Outcome::kPlaced: break;
+      return WithField(absl::FailedPreconditionError(absl::StrCat(
+                           "the request needs ", decision.blocks_needed, " KV blocks (",
+                           request.prompt_tokens, " prompt + ", request.max_new_tokens,
+                           " new tokens), the whole pool has ", decision.blocks_had)),
+                       "max_new_tokens");
+    case PlacementDecision::Outcome::kPlaced:
+      break;
   }
   std::shared_ptr<WorkerLink> link = registry_->Find(decision.worker);
   if (link == nullptr) return NoWorkerNow(placement.model);

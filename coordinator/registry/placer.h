@@ -32,12 +32,12 @@ class Placer {
   explicit Placer(WorkerRegistry* registry);
 
   // The one model that is served, or the one of that name, with its workers' limits.
-  // NOT_FOUND, naming those that exist; UNAVAILABLE while none is; INVALID_ARGUMENT where several are
-  // and none is named.
+  // NOT_FOUND, naming those that exist; UNAVAILABLE while none is; INVALID_ARGUMENT where several
+  // are and none is named.
   struct Target {
     std::shared_ptr<const ServedModel> model;
     v1::Engine engine = v1::PAGED;
-    uint32_t context_length = 0;   // the least of the workers that may run it
+    uint32_t context_length = 0;  // the least of the workers that may run it
     uint32_t vocabulary_size = 0;
   };
   absl::StatusOr<Target> Resolve(const std::string& model, v1::Engine engine,

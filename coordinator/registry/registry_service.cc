@@ -14,8 +14,8 @@ using worker::v1::WorkerStatus;
 
 constexpr size_t kMaxReplies = 16;
 
-// The first message announces the worker; what follows keeps the announcement fresh, for a worker that
-// was forgotten meanwhile.
+// The first message announces the worker; what follows keeps the announcement fresh, for a worker
+// that was forgotten meanwhile.
 class JoinHandler final : public MessageHandler<WorkerStatus> {
  public:
   JoinHandler(WorkerRegistry* registry, std::string coordinator_id,
@@ -35,8 +35,8 @@ class JoinHandler final : public MessageHandler<WorkerStatus> {
       announced_ = true;
       announcement_ = std::move(status);
     }
-    const absl::Status joined =
-        registry_->Join(announcement_.address(), announcement_.incarnation(), announcement_.worker());
+    const absl::Status joined = registry_->Join(
+        announcement_.address(), announcement_.incarnation(), announcement_.worker());
     if (joined.ok() && greeted_) return;
     greeted_ = joined.ok();
     JoinReply reply;
@@ -66,7 +66,8 @@ std::unique_ptr<MessageHandler<WorkerStatus>> MakeJoinHandler(
 RegistryService::RegistryService(WorkerRegistry* registry, std::string coordinator_id)
     : registry_(registry), coordinator_id_(std::move(coordinator_id)) {}
 
-grpc::ServerBidiReactor<WorkerStatus, JoinReply>* RegistryService::Join(grpc::CallbackServerContext*) {
+grpc::ServerBidiReactor<WorkerStatus, JoinReply>* RegistryService::Join(
+    grpc::CallbackServerContext*) {
   return new GrpcServerStream<WorkerStatus, JoinReply>(
       kMaxReplies, [this](std::shared_ptr<MessageSink<JoinReply>> sink) {
         {

@@ -25,7 +25,8 @@ WorkerRegistry::WorkerRegistry(WorkerLink::Context context, WorkerConnectorFacto
 
 void WorkerRegistry::Shutdown() {
   const std::vector<std::shared_ptr<WorkerLink>> links = Links();
-  for (const auto& link : links) link->Shutdown(absl::UnavailableError("the coordinator shuts down"));
+  for (const auto& link : links)
+    link->Shutdown(absl::UnavailableError("the coordinator shuts down"));
   for (const auto& link : links) link->WaitUntilReleased();
 }
 
@@ -77,7 +78,8 @@ absl::Status WorkerRegistry::Join(const std::string& address, const std::string&
     return absl::OkStatus();
   }
   const WorkerView view = known->View();
-  if (IsConnected(view) && view.incarnation != incarnation) known->Restart("the worker was restarted");
+  if (IsConnected(view) && view.incarnation != incarnation)
+    known->Restart("the worker was restarted");
   return absl::OkStatus();
 }
 
@@ -100,7 +102,8 @@ absl::Status WorkerRegistry::Admit(const WorkerLink& link, const worker::v1::Ope
 void WorkerRegistry::TakeName(const std::string& name, const std::string& incarnation,
                               WorkerNumber keep) {
   for (const WorkerView& view : Views()) {
-    if (view.number == keep || view.info.name() != name || view.incarnation == incarnation) continue;
+    if (view.number == keep || view.info.name() != name || view.incarnation == incarnation)
+      continue;
     std::shared_ptr<WorkerLink> replaced;
     bool is_static = false;
     {

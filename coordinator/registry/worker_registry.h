@@ -14,12 +14,13 @@
 
 namespace quire {
 
-// The workers that a coordinator knows, with a link to each. They come from the command line (static)
-// or announce themselves (joined); what a worker says of itself in its session counts, so the two are
-// equal from then on. Thread safe.
+// The workers that a coordinator knows, with a link to each. They come from the command line
+// (static) or announce themselves (joined); what a worker says of itself in its session counts, so
+// the two are equal from then on. Thread safe.
 //
-// A name belongs to one process: a new incarnation under a name takes it over at once, from whatever
-// address, and the one that it replaces is refused from then on. A joined worker that has been gone for kForgetMicros is forgotten; static ones never are.
+// A name belongs to one process: a new incarnation under a name takes it over at once, from
+// whatever address, and the one that it replaces is refused from then on. A joined worker that has
+// been gone for kForgetMicros is forgotten; static ones never are.
 class WorkerRegistry {
  public:
   static constexpr int64_t kForgetMicros = 600'000'000;
@@ -32,8 +33,8 @@ class WorkerRegistry {
   // A worker that shall be there. REQUIRES: the address is valid.
   void AddStatic(const std::string& address);
 
-  // A worker says that it is there. RESOURCE_EXHAUSTED: there are too many already. ALREADY_EXISTS: a
-  // newer process has its name.
+  // A worker says that it is there. RESOURCE_EXHAUSTED: there are too many already. ALREADY_EXISTS:
+  // a newer process has its name.
   absl::Status Join(const std::string& address, const std::string& incarnation,
                     const worker::v1::WorkerInfo& info);
 
@@ -55,7 +56,8 @@ class WorkerRegistry {
     int64_t last_alive = 0;
   };
 
-  std::shared_ptr<WorkerLink> AddLink(const std::string& address, bool is_static) QUIRE_REQUIRES(mutex_);
+  std::shared_ptr<WorkerLink> AddLink(const std::string& address, bool is_static)
+      QUIRE_REQUIRES(mutex_);
   absl::Status Admit(const WorkerLink& link, const worker::v1::Opened& opened);
   std::vector<std::shared_ptr<WorkerLink>> Links() const;
   absl::Status CheckNotReplaced(const std::string& name, const std::string& incarnation) const;

@@ -58,8 +58,11 @@ void ClientWriter::Advance() {
       return;
     } else {
       switch (stream_->Take(&cursor_, &event_, &status)) {
-        case RequestStream::Taken::kNothing: return;
-        case RequestStream::Taken::kEvent: write = writing_ = true; break;
+        case RequestStream::Taken::kNothing:
+          return;
+        case RequestStream::Taken::kEvent:
+          write = writing_ = true;
+          break;
         case RequestStream::Taken::kEnd:
           finished_ = true;
           ended = stream_;
@@ -77,7 +80,8 @@ void ClientWriter::Advance() {
     return;
   }
   call_->Finish(ToGrpc(status));
-  // A stream that goes on without its client (it asked for what the stream does not have) is cancelled.
+  // A stream that goes on without its client (it asked for what the stream does not have) is
+  // cancelled.
   if (ended != nullptr) ended->ClientGone(this);
 }
 

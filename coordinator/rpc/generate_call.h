@@ -14,9 +14,9 @@ namespace quire {
 
 class GenerateCall;
 
-// Writes a request's events to one client: at most one write is in flight, and what arrives meanwhile
-// goes into the next, so a slow reader costs no more than the request itself. Outlives its gRPC call,
-// since the request may still name it. Thread safe.
+// Writes a request's events to one client: at most one write is in flight, and what arrives
+// meanwhile goes into the next, so a slow reader costs no more than the request itself. Outlives
+// its gRPC call, since the request may still name it. Thread safe.
 class ClientWriter final : public ClientSink, public std::enable_shared_from_this<ClientWriter> {
  public:
   ClientWriter(GenerateCall* call, RequestStream::Cursor cursor)
@@ -49,7 +49,8 @@ class ClientWriter final : public ClientSink, public std::enable_shared_from_thi
   std::optional<absl::Status> abort_ QUIRE_GUARDED_BY(mutex_);
 };
 
-// The gRPC call of one client, of serialized GenerateEvents. Made by the service's method; deletes itself.
+// The gRPC call of one client, of serialized GenerateEvents. Made by the service's method; deletes
+// itself.
 class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
   explicit GenerateCall(RequestStream::Cursor cursor)

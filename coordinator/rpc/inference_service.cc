@@ -33,7 +33,8 @@ struct Deadline {
 };
 
 // The earlier of the call's own deadline and timeout_ms.
-Deadline DeadlineOf(const grpc::CallbackServerContext& context, const v1::GenerateRequest& request) {
+Deadline DeadlineOf(const grpc::CallbackServerContext& context,
+                    const v1::GenerateRequest& request) {
   using std::chrono::duration_cast;
   using std::chrono::microseconds;
   Deadline deadline;
@@ -53,12 +54,14 @@ Deadline DeadlineOf(const grpc::CallbackServerContext& context, const v1::Genera
 RequestStream::Cursor MakeCursor(const v1::GenerateRequest& request) {
   RequestStream::Cursor cursor;
   for (const auto& choice : request.resume().choices()) {
-    cursor.resume.emplace_back(choice.emitted_token_ids().begin(), choice.emitted_token_ids().end());
+    cursor.resume.emplace_back(choice.emitted_token_ids().begin(),
+                               choice.emitted_token_ids().end());
   }
   return cursor;
 }
 
-grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* context, const absl::Status& status) {
+grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* context,
+                                    const absl::Status& status) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpc(status));
   return reactor;
@@ -136,8 +139,8 @@ void InferenceService::Prepare(const v1::GenerateRequest& request,
   stream->Begin(*std::move(prepared));
 }
 
-absl::StatusOr<PreparedRequest> InferenceService::MakePrepared(const v1::GenerateRequest& request,
-                                                               const std::string& request_id) const {
+absl::StatusOr<PreparedRequest> InferenceService::MakePrepared(
+    const v1::GenerateRequest& request, const std::string& request_id) const {
   const auto target = context_.placer->Resolve(request.model(), request.engine(), request.worker());
   if (!target.ok()) return target.status();
   const ModelLimits limits{target->context_length, target->vocabulary_size};
@@ -165,7 +168,8 @@ grpc::ServerUnaryReactor* InferenceService::Cancel(grpc::CallbackServerContext* 
                                                    const v1::CancelRequest* request,
                                                    v1::CancelResponse* response) {
   if (request->request_id().empty()) {
-    return FinishNow(context, WithField(absl::InvalidArgumentError("request_id is empty"), "request_id"));
+    return FinishNow(context,
+                     WithField(absl::InvalidArgumentError("request_id is empty"), "request_id"));
   }
   const std::shared_ptr<RequestStream> stream = context_.streams->FindLive(request->request_id());
   response->set_found(stream != nullptr);
@@ -176,8 +180,8 @@ grpc::ServerUnaryReactor* InferenceService::Cancel(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* InferenceService::OnPool(grpc::CallbackServerContext* context,
                                                    std::function<absl::Status()> work) {
   auto* call = new PooledCall;
-  const bool posted = context_.work_pool->Post(
-      [call, work = std::move(work)] { call->Finish(ToGrpc(work())); });
+  const bool posted =
+      context_.work_pool->Post([call, work = std::move(work)] { call->Finish(ToGrpc(work())); });
   if (!posted) call->Finish(ToGrpc(PoolIsFull()));
   return call;
 }
@@ -199,18 +203,19 @@ absl::StatusOr<InferenceService::NamedTokenizer> InferenceService::TokenizerOf(
   }
   const std::string known = absl::StrJoin(names, ", ");
   if (model == nullptr) {
-    return WithField(absl::NotFoundError(absl::StrCat("there is no model \"", name, "\"; there is: ", known)),
-                     "model");
+    return WithField(
+        absl::NotFoundError(absl::StrCat("there is no model \"", name, "\"; there is: ", known)),
+        "model");
   }
   if (name.empty() && names.size() > 1) {
-    return WithField(absl::InvalidArgumentError(absl::StrCat(
-                         "model is not set and several are served: ", known)),
+    return WithField(absl::InvalidArgumentError(
+                         absl::StrCat("model is not set and several are served: ", known)),
                      "model");
   }
   if (model->tokenizer() == nullptr) {
-    return WithField(
-        absl::FailedPreconditionError(absl::StrCat("the model ", model->name(), " has no tokenizer")),
-        "model");
+    return WithField(absl::FailedPreconditionError(
+                         absl::StrCat("the model ", model->name(), " has no tokenizer")),
+                     "model");
   }
   return NamedTokenizer{model->tokenizer(), vocabulary_size};
 }
@@ -222,9 +227,10 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
     const auto target = TokenizerOf(request->model());
     if (!target.ok()) return target.status();
     if (request->text().size() > kMaxPromptBytes) {
-      return WithField(absl::InvalidArgumentError(absl::StrCat(
-                           "text is ", request->text().size(), " bytes; allowed: at most ", kMaxPromptBytes)),
-                       "text");
+      return WithField(
+          absl::InvalidArgumentError(absl::StrCat("text is ", request->text().size(),
+                                                  " bytes; allowed: at most ", kMaxPromptBytes)),
+          "text");
     }
     auto ids = target->tokenizer->Encode(
         request->text(), !request->has_add_special_tokens() || request->add_special_tokens());
@@ -243,7 +249,8 @@ grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerConte
   return OnPool(context, [this, request, response]() -> absl::Status {
     const auto target = TokenizerOf(request->model());
     if (!target.ok()) return target.status();
-    if (absl::Status s = ValidateTokenIds("token_ids", request->token_ids(), target->vocabulary_size);
+    if (absl::Status s =
+            ValidateTokenIds("token_ids", request->token_ids(), target->vocabulary_size);
         !s.ok()) {
       return s;
     }
@@ -277,10 +284,11 @@ grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext
     *response = model;
     return FinishNow(context, absl::OkStatus());
   }
-  return FinishNow(context, WithField(absl::NotFoundError(absl::StrCat(
-                                          "there is no model \"", request->model(), "\"; there is: ",
-                                          names.empty() ? "none" : absl::StrJoin(names, ", "))),
-                                      "model"));
+  return FinishNow(context,
+                   WithField(absl::NotFoundError(absl::StrCat(
+                                 "there is no model \"", request->model(), "\"; there is: ",
+                                 names.empty() ? "none" : absl::StrJoin(names, ", "))),
+                             "model"));
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetLoad(grpc::CallbackServerContext* context,
@@ -296,7 +304,8 @@ grpc::ServerUnaryReactor* InferenceService::GetServerInfo(grpc::CallbackServerCo
                                                           const v1::GetServerInfoRequest*,
                                                           v1::GetServerInfoResponse* response) {
   response->set_version(kVersion);
-  response->set_build(absl::StrCat("g++ ", __VERSION__, ", "
+  response->set_build(absl::StrCat("g++ ", __VERSION__,
+                                   ", "
 #ifdef NDEBUG
                                    "release"
 #else

@@ -43,7 +43,8 @@ class InferenceService final
                                        const v1::ListModelsRequest* request,
                                        v1::ListModelsResponse* response) override;
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
-                                     const v1::GetModelRequest* request, v1::Model* response) override;
+                                     const v1::GetModelRequest* request,
+                                     v1::Model* response) override;
   grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* context,
                                     const v1::GetLoadRequest* request,
                                     v1::GetLoadResponse* response) override;
@@ -57,7 +58,8 @@ class InferenceService final
     uint32_t vocabulary_size = 0;  // the model's, which may be larger than the tokenizer's
   };
   // Checks, tokenizes and begins a request, on the work pool.
-  void Prepare(const v1::GenerateRequest& request, const std::shared_ptr<RequestStream>& stream) const;
+  void Prepare(const v1::GenerateRequest& request,
+               const std::shared_ptr<RequestStream>& stream) const;
   absl::StatusOr<PreparedRequest> MakePrepared(const v1::GenerateRequest& request,
                                                const std::string& request_id) const;
   // Runs `work` on the pool and finishes the call with its status.

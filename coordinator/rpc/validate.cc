@@ -23,7 +23,8 @@ std::string Shown(const std::string& value) {
 
 absl::Status Wrong(absl::string_view field, absl::string_view value, absl::string_view allowed) {
   return WithField(
-      absl::InvalidArgumentError(absl::StrCat(field, " is ", value, "; allowed: ", allowed)), field);
+      absl::InvalidArgumentError(absl::StrCat(field, " is ", value, "; allowed: ", allowed)),
+      field);
 }
 
 // Against the table's bounds.
@@ -36,16 +37,19 @@ absl::Status CheckNumber(absl::string_view path, double value) {
 absl::Status CheckBytes(const char* path, size_t num_bytes) {
   if (num_bytes == 0) return Wrong(path, "empty", "at least one byte");
   if (num_bytes > kMaxPromptBytes) {
-    return Wrong(path, absl::StrCat(num_bytes, " bytes"), absl::StrCat("at most ", kMaxPromptBytes));
+    return Wrong(path, absl::StrCat(num_bytes, " bytes"),
+                 absl::StrCat("at most ", kMaxPromptBytes));
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckPrompt(const v1::GenerateRequest& request) {
   switch (request.prompt_case()) {
-    case v1::GenerateRequest::kText: return CheckBytes("text", request.text().size());
+    case v1::GenerateRequest::kText:
+      return CheckBytes("text", request.text().size());
     case v1::GenerateRequest::kTokenIds:
-      if (request.token_ids().ids().empty()) return Wrong("token_ids.ids", "empty", "at least one id");
+      if (request.token_ids().ids().empty())
+        return Wrong("token_ids.ids", "empty", "at least one id");
       return absl::OkStatus();
     case v1::GenerateRequest::kChat: {
       if (request.chat().messages().empty()) {
@@ -55,14 +59,16 @@ absl::Status CheckPrompt(const v1::GenerateRequest& request) {
       for (int i = 0; i < request.chat().messages_size(); ++i) {
         const v1::ChatMessage& message = request.chat().messages(i);
         if (message.role().empty()) {
-          return Wrong(absl::StrCat("chat.messages[", i, "].role"), "empty", "a role, such as user");
+          return Wrong(absl::StrCat("chat.messages[", i, "].role"), "empty",
+                       "a role, such as user");
         }
         num_bytes += message.role().size() + message.content().size() + message.name().size() +
                      message.tool_calls().size();
       }
       return CheckBytes("chat.messages", num_bytes);
     }
-    case v1::GenerateRequest::PROMPT_NOT_SET: break;
+    case v1::GenerateRequest::PROMPT_NOT_SET:
+      break;
   }
   return Wrong("prompt", "not set", "text, token_ids or chat");
 }
@@ -115,9 +121,11 @@ absl::Status CheckNumbers(const v1::GenerateRequest& request) {
       {"penalties.repetition", penalties.has_repetition(), penalties.repetition()},
       {"penalties.presence", penalties.has_presence(), penalties.presence()},
       {"penalties.frequency", penalties.has_frequency(), penalties.frequency()},
-      {"max_new_tokens", request.has_max_new_tokens(), static_cast<double>(request.max_new_tokens())},
+      {"max_new_tokens", request.has_max_new_tokens(),
+       static_cast<double>(request.max_new_tokens())},
       {"logprobs", request.has_logprobs(), static_cast<double>(request.logprobs())},
-      {"prompt_logprobs", request.has_prompt_logprobs(), static_cast<double>(request.prompt_logprobs())},
+      {"prompt_logprobs", request.has_prompt_logprobs(),
+       static_cast<double>(request.prompt_logprobs())},
       {"priority", request.has_priority(), static_cast<double>(request.priority())},
       {"queue_timeout_ms", request.has_queue_timeout_ms(),
        static_cast<double>(request.queue_timeout_ms())},
@@ -168,7 +176,8 @@ absl::Status ValidateName(const std::string& value, const char* field) {
 }
 
 absl::Status ValidateTokenIds(absl::string_view path,
-                              const google::protobuf::RepeatedField<uint32_t>& ids, uint32_t vocabulary) {
+                              const google::protobuf::RepeatedField<uint32_t>& ids,
+                              uint32_t vocabulary) {
   for (int i = 0; i < ids.size(); ++i) {
     if (ids.Get(i) < vocabulary) continue;
     return Wrong(absl::StrCat(path, "[", i, "]"), absl::StrCat(ids.Get(i)),
@@ -182,10 +191,10 @@ absl::Status ValidateRequest(const v1::GenerateRequest& request) {
   if (absl::Status s = ValidateName(request.cache_salt(), "cache_salt"); !s.ok()) return s;
   if (absl::Status s = ValidateName(request.tenant(), "tenant"); !s.ok()) return s;
   if (!v1::Engine_IsValid(request.engine())) {
-    return WithField(absl::NotFoundError(absl::StrCat(
-                         "there is no engine ", static_cast<int>(request.engine()),
-                         "; there is: PAGED, BASELINE, HF_REFERENCE")),
-                     "engine");
+    return WithField(
+        absl::NotFoundError(absl::StrCat("there is no engine ", static_cast<int>(request.engine()),
+                                         "; there is: PAGED, BASELINE, HF_REFERENCE")),
+        "engine");
   }
   if (absl::Status s = CheckPrompt(request); !s.ok()) return s;
   if (absl::Status s = CheckNumbers(request); !s.ok()) return s;
@@ -194,7 +203,8 @@ absl::Status ValidateRequest(const v1::GenerateRequest& request) {
 }
 
 absl::StatusOr<std::vector<uint32_t>> MakePrompt(const v1::GenerateRequest& request,
-                                                 const ServedModel& model, const ModelLimits& limits) {
+                                                 const ServedModel& model,
+                                                 const ModelLimits& limits) {
   std::vector<uint32_t> prompt;
   const char* field = "token_ids.ids";
   if (request.has_token_ids()) {
@@ -221,8 +231,9 @@ absl::StatusOr<std::vector<uint32_t>> MakePrompt(const v1::GenerateRequest& requ
       }
       auto rendered = model.chat_template()->Render(input);
       if (!rendered.ok()) {
-        return WithField(absl::InvalidArgumentError(absl::StrCat("chat: ", rendered.status().message())),
-                         "chat");
+        return WithField(
+            absl::InvalidArgumentError(absl::StrCat("chat: ", rendered.status().message())),
+            "chat");
       }
       text = *std::move(rendered);
       add_special_tokens = false;
@@ -230,8 +241,8 @@ absl::StatusOr<std::vector<uint32_t>> MakePrompt(const v1::GenerateRequest& requ
     if (request.has_add_special_tokens()) add_special_tokens = request.add_special_tokens();
     auto ids = model.tokenizer()->Encode(text, add_special_tokens);
     if (!ids.ok()) {
-      return WithField(absl::InvalidArgumentError(absl::StrCat(field, ": ", ids.status().message())),
-                       field);
+      return WithField(
+          absl::InvalidArgumentError(absl::StrCat(field, ": ", ids.status().message())), field);
     }
     prompt = *std::move(ids);
     if (prompt.empty()) return Wrong(field, "empty once tokenized", "at least one token");
@@ -265,7 +276,8 @@ absl::StatusOr<v1::ResolvedParameters> ResolveParameters(const v1::GenerateReque
     return Wrong("sampling.top_k", absl::StrCat(sampling.top_k()),
                  absl::StrCat("0 (off) to the vocabulary's size, ", limits.vocabulary_size));
   }
-  p.set_top_k(sampling.has_top_k() ? sampling.top_k() : std::min(defaults.top_k, limits.vocabulary_size));
+  p.set_top_k(sampling.has_top_k() ? sampling.top_k()
+                                   : std::min(defaults.top_k, limits.vocabulary_size));
   p.set_top_p(sampling.has_top_p() ? sampling.top_p() : defaults.top_p);
   p.set_min_p(sampling.has_min_p() ? sampling.min_p() : defaults.min_p);
   p.set_seed(sampling.has_seed() ? sampling.seed() : SeedOf(request_id));
@@ -289,7 +301,8 @@ absl::StatusOr<v1::ResolvedParameters> ResolveParameters(const v1::GenerateReque
   }
   *p.mutable_stop_strings() = request.stop().strings();
   p.set_include_stop_in_output(request.stop().include_stop_in_output());
-  if (absl::Status s = ValidateTokenIds("stop.token_ids", request.stop().token_ids(), limits.vocabulary_size);
+  if (absl::Status s =
+          ValidateTokenIds("stop.token_ids", request.stop().token_ids(), limits.vocabulary_size);
       !s.ok()) {
     return s;
   }
@@ -304,8 +317,8 @@ absl::StatusOr<v1::ResolvedParameters> ResolveParameters(const v1::GenerateReque
   if (request.has_max_new_tokens() && request.max_new_tokens() > room) {
     return WithField(absl::InvalidArgumentError(absl::StrCat(
                          "prompt (", prompt_tokens, " tokens) + max_new_tokens (",
-                         request.max_new_tokens(), ") is past the context of ", limits.context_length,
-                         "; max_new_tokens allowed: 1 to ", room)),
+                         request.max_new_tokens(), ") is past the context of ",
+                         limits.context_length, "; max_new_tokens allowed: 1 to ", room)),
                      "max_new_tokens");
   }
   p.set_max_new_tokens(request.has_max_new_tokens() ? request.max_new_tokens() : room);

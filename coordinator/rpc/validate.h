@@ -10,8 +10,8 @@
 #include "absl/status/statusor.h"
 #include "coordinator/model/served_model.h"
 
-// The one place where a client's request is checked. Every error names the field, its value and what is
-// allowed (common/request_fields.h).
+// The one place where a client's request is checked. Every error names the field, its value and
+// what is allowed (common/request_fields.h).
 namespace quire {
 
 // What can be said without knowing the model.
@@ -26,7 +26,8 @@ struct ModelLimits {
 // The prompt as token ids: checked, encoded or rendered. Takes as long as a tokenizer takes.
 // FAILED_PRECONDITION where the model has no tokenizer or no chat template for it.
 absl::StatusOr<std::vector<uint32_t>> MakePrompt(const v1::GenerateRequest& request,
-                                                 const ServedModel& model, const ModelLimits& limits);
+                                                 const ServedModel& model,
+                                                 const ModelLimits& limits);
 
 // What every parameter becomes. `request_id` gives the seed where none is set.
 absl::StatusOr<v1::ResolvedParameters> ResolveParameters(const v1::GenerateRequest& request,
@@ -40,8 +41,8 @@ absl::StatusOr<std::vector<std::vector<uint32_t>>> ResolveResume(
     const v1::GenerateRequest& request, const v1::ResolvedParameters& parameters,
     const ModelLimits& limits);
 
-// Names the request's body: everything but its request_id, its resume state and its time limits. Equal
-// for equal bodies.
+// Names the request's body: everything but its request_id, its resume state and its time limits.
+// Equal for equal bodies.
 std::string Fingerprint(const v1::GenerateRequest& request);
 
 // A seed of 32 bits from a request_id.
@@ -52,7 +53,8 @@ absl::Status ValidateName(const std::string& value, const char* field);
 
 // Ids of the vocabulary. The error names the first that is none as path[index].
 absl::Status ValidateTokenIds(absl::string_view path,
-                              const google::protobuf::RepeatedField<uint32_t>& ids, uint32_t vocabulary);
+                              const google::protobuf::RepeatedField<uint32_t>& ids,
+                              uint32_t vocabulary);
 
 }  // namespace quire
 

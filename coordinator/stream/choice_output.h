@@ -16,7 +16,8 @@
 namespace quire {
 
 // What one choice of a request has put out so far: this is where a token becomes text. Text is kept
-// with the index of the token that brought it, so that any client can be sent any part. Not thread safe.
+// with the index of the token that brought it, so that any client can be sent any part. Not thread
+// safe.
 class ChoiceOutput {
  public:
   // Choice number `choice` of a request. Without a tokenizer there is no text.
@@ -25,8 +26,8 @@ class ChoiceOutput {
                                              absl::Span<const uint32_t> prompt,
                                              const v1::ResolvedParameters& parameters);
 
-  // Takes the next tokens. True: they completed a stop string. The tokens after it are dropped then, and
-  // further ones ignored.
+  // Takes the next tokens. True: they completed a stop string. The tokens after it are dropped
+  // then, and further ones ignored.
   absl::StatusOr<bool> Append(absl::Span<const uint32_t> ids);
 
   // The choice has ended: releases the text that was held back. It may complete a stop string.
@@ -68,7 +69,9 @@ class ChoiceOutput {
 
  private:
   ChoiceOutput() = default;
-  size_t TextEnd(uint32_t num_tokens) const { return num_tokens == 0 ? 0 : text_ends_[num_tokens - 1]; }
+  size_t TextEnd(uint32_t num_tokens) const {
+    return num_tokens == 0 ? 0 : text_ends_[num_tokens - 1];
+  }
   void Stop(const StreamDetokenizer::StopMatch& match);
 
   std::unique_ptr<StreamDetokenizer> detokenizer_;  // null without a tokenizer

@@ -34,7 +34,8 @@ void RequestStream::Carry(const Effects& effects) {
   if (effects.kick != nullptr) effects.kick->Kick();
 }
 
-// --- The client -----------------------------------------------------------------------------------------
+// --- The client
+// -----------------------------------------------------------------------------------------
 
 void RequestStream::Attach(std::shared_ptr<ClientSink> client, std::optional<int64_t> deadline,
                            const std::string& deadline_name) {
@@ -45,7 +46,8 @@ void RequestStream::Attach(std::shared_ptr<ClientSink> client, std::optional<int
     superseded = std::exchange(client_, std::move(client));
     old_timer = std::exchange(deadline_timer_, 0);
     if (deadline.has_value() && !ended_.has_value()) {
-      deadline_timer_ = context_.timers->Schedule(*deadline, [stream = weak_from_this(), deadline_name] {
+      deadline_timer_ = context_.timers->Schedule(*deadline, [stream = weak_from_this(),
+                                                              deadline_name] {
         const auto locked = stream.lock();
         if (locked == nullptr) return;
         std::string where;
@@ -159,7 +161,8 @@ bool RequestStream::TakeFinish(Cursor* cursor, v1::GenerateEvent* event) {
   return false;
 }
 
-// --- The request ----------------------------------------------------------------------------------------
+// --- The request
+// ----------------------------------------------------------------------------------------
 
 absl::Status RequestStream::StartChoices() {
   const v1::ResolvedParameters& parameters = request_.parameters;
@@ -207,13 +210,14 @@ worker::v1::Submit RequestStream::MakeSubmit() const {
   submit.set_cache_salt(request_.cache_salt);
   submit.set_tenant(request_.tenant);
   for (const ChoiceOutput& choice : choices_) {
-    submit.add_emitted()->mutable_emitted_token_ids()->Add(choice.ids().begin(), choice.ids().end());
+    submit.add_emitted()->mutable_emitted_token_ids()->Add(choice.ids().begin(),
+                                                           choice.ids().end());
     submit.add_choice_finished(choice.finished.has_value());
   }
   if (request_.queue_timeout_ms > 0) {
     const int64_t spent_ms = (SteadyMicros() - received_at_) / 1000;
-    submit.set_queue_timeout_ms(static_cast<uint32_t>(
-        std::max<int64_t>(1, int64_t{request_.queue_timeout_ms} - spent_ms)));
+    submit.set_queue_timeout_ms(
+        static_cast<uint32_t>(std::max<int64_t>(1, int64_t{request_.queue_timeout_ms} - spent_ms)));
   }
   return submit;
 }
@@ -264,8 +268,9 @@ void RequestStream::PlaceAndSubmit() {
       link_ = link;
       Accept(link->View());
       submit = MakeSubmit();
-      complete = std::all_of(choices_.begin(), choices_.end(),
-                             [](const ChoiceOutput& choice) { return choice.finished.has_value(); });
+      complete = std::all_of(choices_.begin(), choices_.end(), [](const ChoiceOutput& choice) {
+        return choice.finished.has_value();
+      });
     }
     if (complete) return End(absl::OkStatus());  // what was emitted had ended every choice
     if (!link->Submit(std::move(submit), shared_from_this())) {
@@ -304,7 +309,8 @@ RequestRecord RequestStream::MakeRecord(const absl::Status& status) const {
   record.prompt_tokens = static_cast<uint32_t>(request_.prompt.size());
   for (const ChoiceOutput& choice : choices_) {
     record.output_tokens += choice.num_tokens();
-    if (choice.finished.has_value()) record.cached_tokens += choice.finished->usage().cached_tokens();
+    if (choice.finished.has_value())
+      record.cached_tokens += choice.finished->usage().cached_tokens();
   }
   if (first_token_at_ >= 0) record.first_token = first_token_at_ - received_at_;
   record.total = SteadyMicros() - received_at_;
@@ -378,7 +384,8 @@ size_t RequestStream::num_bytes() const {
   return bytes;
 }
 
-// --- What the worker says -------------------------------------------------------------------------------
+// --- What the worker says
+// -------------------------------------------------------------------------------
 
 void RequestStream::OnTokens(uint32_t attempt, uint32_t number, uint32_t first_index,
                              absl::Span<const uint32_t> ids) {
@@ -404,8 +411,8 @@ void RequestStream::OnTokens(uint32_t attempt, uint32_t number, uint32_t first_i
       choice.last_token_at = now;
       const auto stopped = choice.Append(ids.subspan(known));
       if (!stopped.ok()) {
-        EndLocked(absl::InternalError(absl::StrCat("cannot decode the output: ",
-                                                   stopped.status().message())),
+        EndLocked(absl::InternalError(
+                      absl::StrCat("cannot decode the output: ", stopped.status().message())),
                   &effects);
       } else if (*stopped) {
         CancelAtWorker(number, &effects);
@@ -436,7 +443,8 @@ void RequestStream::OnFinish(const worker::v1::Finish& finish) {
   Effects effects;
   {
     MutexLock lock(mutex_);
-    if (ended_.has_value() || finish.attempt() != attempt_ || finish.choice() >= choices_.size()) return;
+    if (ended_.has_value() || finish.attempt() != attempt_ || finish.choice() >= choices_.size())
+      return;
     ChoiceOutput& choice = choices_[finish.choice()];
     if (choice.finished.has_value()) return;
     const auto flushed = choice.Flush();
@@ -459,7 +467,8 @@ void RequestStream::OnFinish(const worker::v1::Finish& finish) {
     }
     absl::Status problem = flushed.ok() ? absl::OkStatus() : flushed.status();
     if (!choice.stopped() && finish.status_code() != 0) {
-      problem = absl::Status(static_cast<absl::StatusCode>(finish.status_code()), finish.status_message());
+      problem = absl::Status(static_cast<absl::StatusCode>(finish.status_code()),
+                             finish.status_message());
       if (absl::IsUnavailable(problem)) problem = WithRetryDelay(problem, kRetryDelayMs);
     }
     if (!problem.ok() && error_.ok()) {

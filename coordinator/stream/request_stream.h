@@ -19,8 +19,8 @@
 
 namespace quire {
 
-// The client's end of a stream, as the request sees it. Thread safe; neither call blocks, and none is
-// made with a lock of the stream's held.
+// The client's end of a stream, as the request sees it. Thread safe; neither call blocks, and none
+// is made with a lock of the stream's held.
 class ClientSink {
  public:
   virtual ~ClientSink() = default;
@@ -39,8 +39,8 @@ struct PreparedRequest {
   v1::ResolvedParameters parameters;
   std::string cache_salt;
   std::string tenant;
-  uint32_t queue_timeout_ms = 0;                  // 0: none
-  std::vector<std::vector<uint32_t>> emitted;     // an entry a choice; missing ones are empty
+  uint32_t queue_timeout_ms = 0;               // 0: none
+  std::vector<std::vector<uint32_t>> emitted;  // an entry a choice; missing ones are empty
 };
 
 // What a log line and the metrics say of a request that has ended.
@@ -58,13 +58,14 @@ struct RequestRecord {
   int64_t total = 0;
 };
 
-// One request's life: prepared, placed, running, ended. It holds every token that the client may still
-// need, so a slow reader gets fewer, larger messages, and a second client (a retry, a resume) can take
-// the stream over from any index.
+// One request's life: prepared, placed, running, ended. It holds every token that the client may
+// still need, so a slow reader gets fewer, larger messages, and a second client (a retry, a resume)
+// can take the stream over from any index.
 //
-// A worker's token is accepted only if it belongs to the current attempt and has the next index of its
-// choice. Thread safe.
-class RequestStream final : public TokenReceiver, public std::enable_shared_from_this<RequestStream> {
+// A worker's token is accepted only if it belongs to the current attempt and has the next index of
+// its choice. Thread safe.
+class RequestStream final : public TokenReceiver,
+                            public std::enable_shared_from_this<RequestStream> {
  public:
   struct Context {
     Placer* placer;
@@ -74,13 +75,15 @@ class RequestStream final : public TokenReceiver, public std::enable_shared_from
     std::function<void(int64_t micros, uint32_t num_tokens)> on_token_gap;  // may be null
   };
   // `key` names the request for ever within this coordinator.
-  RequestStream(uint64_t key, std::string request_id, std::string fingerprint, const Context& context);
+  RequestStream(uint64_t key, std::string request_id, std::string fingerprint,
+                const Context& context);
 
   const std::string& request_id() const { return request_id_; }
   // Of the request's body, without what may differ between tries.
   const std::string& fingerprint() const { return fingerprint_; }
 
-  // --- The client -----------------------------------------------------------------------------------
+  // --- The client
+  // -----------------------------------------------------------------------------------
 
   // Where a client is in the stream.
   struct Cursor {
@@ -92,8 +95,8 @@ class RequestStream final : public TokenReceiver, public std::enable_shared_from
     std::vector<bool> finish_sent;
     uint32_t last_choice = 0;
   };
-  // Serves this client from now on; the one before is told ABORTED. `deadline` (steady, microseconds)
-  // ends the request; `deadline_name` says which limit that is.
+  // Serves this client from now on; the one before is told ABORTED. `deadline` (steady,
+  // microseconds) ends the request; `deadline_name` says which limit that is.
   void Attach(std::shared_ptr<ClientSink> client, std::optional<int64_t> deadline,
               const std::string& deadline_name);
   // The client went away: cancels the request, unless another client has taken it over.
@@ -103,11 +106,13 @@ class RequestStream final : public TokenReceiver, public std::enable_shared_from
   // The next event for a client at `cursor`, as large as there is; or the end, with its status.
   Taken Take(Cursor* cursor, v1::GenerateEvent* event, absl::Status* status);
 
-  // --- The request ----------------------------------------------------------------------------------
+  // --- The request
+  // ----------------------------------------------------------------------------------
 
   // Places it and sends it off. Ends it if that fails.
   void Begin(PreparedRequest request);
-  // Ends it at once. Clients get a Finished for each open choice, if they saw Accepted, and the status.
+  // Ends it at once. Clients get a Finished for each open choice, if they saw Accepted, and the
+  // status.
   void End(const absl::Status& status);
   // Ends it with CANCELLED once the worker has said what was used.
   void Cancel();
@@ -161,7 +166,7 @@ class RequestStream final : public TokenReceiver, public std::enable_shared_from
   bool begun_ QUIRE_GUARDED_BY(mutex_) = false;  // request_ is set
   std::vector<ChoiceOutput> choices_ QUIRE_GUARDED_BY(mutex_);
   std::optional<v1::Accepted> accepted_ QUIRE_GUARDED_BY(mutex_);
-  std::vector<v1::Notice> notices_ QUIRE_GUARDED_BY(mutex_);  // at most kMaxNotices
+  std::vector<v1::Notice> notices_ QUIRE_GUARDED_BY(mutex_);   // at most kMaxNotices
   std::shared_ptr<WorkerLink> link_ QUIRE_GUARDED_BY(mutex_);  // of the current attempt
   std::string worker_name_ QUIRE_GUARDED_BY(mutex_);
   uint32_t attempt_ QUIRE_GUARDED_BY(mutex_) = 0;

@@ -30,17 +30,18 @@ absl::StatusOr<StreamTable::Found> StreamTable::FindOrMake(
   }
   if (known != nullptr) {
     if (known->fingerprint() == fingerprint) return Found{known, false};
-    return WithField(absl::AlreadyExistsError(absl::StrCat(
-                         "request_id \"", request_id, "\" is in use by a request with another body")),
-                     "request_id");
+    return WithField(
+        absl::AlreadyExistsError(absl::StrCat("request_id \"", request_id,
+                                              "\" is in use by a request with another body")),
+        "request_id");
   }
   if (draining_) {
     return WithRetryDelay(absl::UnavailableError("the coordinator is draining"), kRetryDelayMs);
   }
   if (live_.size() >= max_live_) {
-    return WithRetryDelay(
-        absl::ResourceExhaustedError(absl::StrCat(live_.size(), " requests are open, the most allowed")),
-        kRetryDelayMs);
+    return WithRetryDelay(absl::ResourceExhaustedError(
+                              absl::StrCat(live_.size(), " requests are open, the most allowed")),
+                          kRetryDelayMs);
   }
   std::shared_ptr<RequestStream> stream = make();
   live_[request_id] = stream;

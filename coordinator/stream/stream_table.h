@@ -14,8 +14,8 @@
 
 namespace quire {
 
-// The requests of a coordinator by request_id: those that live, and those that ended well lately, which
-// answer a retry. Thread safe.
+// The requests of a coordinator by request_id: those that live, and those that ended well lately,
+// which answer a retry. Thread safe.
 class StreamTable {
  public:
   static constexpr int64_t kKeepMicros = 60'000'000;

@@ -12,8 +12,8 @@
 
 namespace quire {
 
-// Runs functions at given times of the steady clock, one after the other on a thread of its own. They
-// must return at once. Thread safe.
+// Runs functions at given times of the steady clock, one after the other on a thread of its own.
+// They must return at once. Thread safe.
 class TimerQueue {
  public:
   using Id = uint64_t;

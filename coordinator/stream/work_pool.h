@@ -11,7 +11,8 @@
 
 namespace quire {
 
-// Threads for work that would hold up gRPC's own: tokenizing prompts, loading tokenizers. Thread safe.
+// Threads for work that would hold up gRPC's own: tokenizing prompts, loading tokenizers. Thread
+// safe.
 class WorkPool {
  public:
   WorkPool(size_t num_threads, size_t max_queued);

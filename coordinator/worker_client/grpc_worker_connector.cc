@@ -88,8 +88,9 @@ class GrpcWorkerConnector final : public WorkerConnector {
 
   std::shared_ptr<Sink> OpenSession(std::shared_ptr<Handler> handler) override {
     return GrpcClientStream<SessionRequest, SessionEvent>::Start(
-        kMaxOutbox, std::move(handler),
-        [this](grpc::ClientContext* context, auto* reactor) { stub_->async()->Session(context, reactor); });
+        kMaxOutbox, std::move(handler), [this](grpc::ClientContext* context, auto* reactor) {
+          stub_->async()->Session(context, reactor);
+        });
   }
 
   void FetchFiles(const std::string& model,

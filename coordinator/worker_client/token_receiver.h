@@ -9,9 +9,9 @@
 
 namespace quire {
 
-// Hears what a worker says of one request. `attempt` tells which placement of the request speaks: the
-// receiver ignores all but the current one. Calls come in the order of the worker's messages, and none
-// holds a lock of the caller's.
+// Hears what a worker says of one request. `attempt` tells which placement of the request speaks:
+// the receiver ignores all but the current one. Calls come in the order of the worker's messages,
+// and none holds a lock of the caller's.
 class TokenReceiver {
  public:
   virtual ~TokenReceiver() = default;

@@ -77,7 +77,8 @@ void WorkerLink::RetryLater(std::function<void(WorkerLink&)> what) {
   });
 }
 
-// --- The session's life -------------------------------------------------------------------------------
+// --- The session's life
+// -------------------------------------------------------------------------------
 
 void WorkerLink::Connect() {
   uint64_t session;
@@ -88,8 +89,8 @@ void WorkerLink::Connect() {
     opened_ = false;
     heard_at_ = SteadyMicros();
   }
-  std::shared_ptr<WorkerConnector::Sink> sink =
-      connector_->OpenSession(std::make_shared<SessionHandler>(weak_from_this(), session, Holds::Take(holds_)));
+  std::shared_ptr<WorkerConnector::Sink> sink = connector_->OpenSession(
+      std::make_shared<SessionHandler>(weak_from_this(), session, Holds::Take(holds_)));
   SessionRequest open;
   open.mutable_open()->set_coordinator_id(context_.coordinator_id);
   open.mutable_open()->set_protocol(1);
@@ -150,8 +151,8 @@ void WorkerLink::FetchModel(uint64_t session) {
     if (session != session_ || !opened_) return;
     model = info_.model();
   }
-  connector_->FetchFiles(model, [link = weak_from_this(), session, hold = Holds::Take(holds_)](
-                                    absl::StatusOr<ModelFiles> files) {
+  connector_->FetchFiles(model, [link = weak_from_this(), session,
+                                 hold = Holds::Take(holds_)](absl::StatusOr<ModelFiles> files) {
     if (const auto locked = link.lock()) locked->OnFiles(session, std::move(files));
   });
 }
@@ -163,12 +164,13 @@ void WorkerLink::OnFiles(uint64_t session, absl::StatusOr<ModelFiles> files) {
     MutexLock lock(mutex_);
     name = info_.model();
   }
-  const bool posted = context_.work_pool->Post(
-      [link = weak_from_this(), catalog = context_.catalog, session, name, files = *std::move(files)] {
-        auto model = catalog->Acquire(name, files);
-        if (const auto locked = link.lock()) locked->OnModel(session, model);
-      });
-  if (!posted) OnModel(session, absl::ResourceExhaustedError("too many requests are being tokenized"));
+  const bool posted = context_.work_pool->Post([link = weak_from_this(), catalog = context_.catalog,
+                                                session, name, files = *std::move(files)] {
+    auto model = catalog->Acquire(name, files);
+    if (const auto locked = link.lock()) locked->OnModel(session, model);
+  });
+  if (!posted)
+    OnModel(session, absl::ResourceExhaustedError("too many requests are being tokenized"));
 }
 
 void WorkerLink::OnModel(uint64_t session,
@@ -186,8 +188,9 @@ void WorkerLink::OnModel(uint64_t session,
   }
   if (model.ok()) {
     const WorkerView view = View();
-    LogInfo(absl::StrCat("worker ", view.info.name(), " at ", address_, " is ready: ", view.info.model(),
-                         ", ", v1::Engine_Name(view.info.engine()), ", ", view.info.dtype()));
+    LogInfo(absl::StrCat("worker ", view.info.name(), " at ", address_,
+                         " is ready: ", view.info.model(), ", ",
+                         v1::Engine_Name(view.info.engine()), ", ", view.info.dtype()));
     return;
   }
   LogWarning(absl::StrCat("worker at ", address_, " cannot serve: ", model.status().message()));
@@ -217,7 +220,8 @@ void WorkerLink::OnClosed(uint64_t session, const absl::Status& status) {
     MutexLock lock(mutex_);
     if (session != session_ || closed_session_ >= session) return;
     if (opened_) {
-      LogWarning(absl::StrCat("worker ", info_.name(), " at ", address_, " is lost: ", status.message()));
+      LogWarning(
+          absl::StrCat("worker ", info_.name(), " at ", address_, " is lost: ", status.message()));
     }
     if (opened_ || why_.empty() || why_ == "connecting") why_ = std::string(status.message());
   }
@@ -293,7 +297,8 @@ WorkerView WorkerLink::View() const {
   return view;
 }
 
-// --- Requests -----------------------------------------------------------------------------------------
+// --- Requests
+// -----------------------------------------------------------------------------------------
 
 bool WorkerLink::Submit(worker::v1::Submit submit, std::shared_ptr<TokenReceiver> receiver) {
   std::shared_ptr<WorkerConnector::Sink> sink;
@@ -342,12 +347,16 @@ void WorkerLink::OnEvent(uint64_t session, SessionEvent event) {
     if (!opened_ && !event.has_opened()) return;
   }
   switch (event.event_case()) {
-    case SessionEvent::kOpened: return OnOpened(session, event.opened());
-    case SessionEvent::kStepOutput: return OnStepOutput(event.step_output());
-    case SessionEvent::kRejected: return OnRejected(event.rejected());
+    case SessionEvent::kOpened:
+      return OnOpened(session, event.opened());
+    case SessionEvent::kStepOutput:
+      return OnStepOutput(event.step_output());
+    case SessionEvent::kRejected:
+      return OnRejected(event.rejected());
     case SessionEvent::kLoad:
     case SessionEvent::kPong:
-    case SessionEvent::EVENT_NOT_SET: return;  // the last: of a newer version
+    case SessionEvent::EVENT_NOT_SET:
+      return;  // the last: of a newer version
   }
 }
 

@@ -28,14 +28,14 @@ struct WorkerView {
   worker::v1::WorkerInfo info;  // empty until the first session
   worker::v1::Load load;
   v1::WorkerLoad::State state = v1::WorkerLoad::STARTING;
-  std::string why;  // it is not READY
+  std::string why;                           // it is not READY
   std::shared_ptr<const ServedModel> model;  // not null when READY
   WorkerSnapshot snapshot;
 };
 
-// The coordinator's end of one worker: keeps a session to it for ever, fetches its model's files, and
-// carries the requests placed there. A session that is lost ends its requests (OnWorkerLost) and is
-// opened again at most kRetryMicros later. Thread safe.
+// The coordinator's end of one worker: keeps a session to it for ever, fetches its model's files,
+// and carries the requests placed there. A session that is lost ends its requests (OnWorkerLost)
+// and is opened again at most kRetryMicros later. Thread safe.
 class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
  public:
   static constexpr int64_t kRetryMicros = 250'000;
@@ -60,8 +60,8 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   void Start() { Connect(); }
   // Ends the session for good; its requests are told `status`.
   void Shutdown(const absl::Status& status);
-  // After Shutdown: waits until the transport has let go of the link, so that what the link was made
-  // with may go too.
+  // After Shutdown: waits until the transport has let go of the link, so that what the link was
+  // made with may go too.
   void WaitUntilReleased();
   // The process behind the address is another one now: opens a new session at once.
   void Restart(const std::string& why);
@@ -72,8 +72,8 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   const std::string& address() const { return address_; }
   WorkerView View() const;
 
-  // Sends a request. Its key must be new here; `receiver` hears all that follows until every choice of
-  // it has ended. False: there is no session now.
+  // Sends a request. Its key must be new here; `receiver` hears all that follows until every choice
+  // of it has ended. False: there is no session now.
   bool Submit(worker::v1::Submit submit, std::shared_ptr<TokenReceiver> receiver);
   // Cancels a submitted request or one choice of it. Its finish still comes.
   void Cancel(worker::v1::Cancel cancel);
@@ -110,7 +110,8 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   const std::shared_ptr<Holds> holds_;
 
   mutable Mutex mutex_;
-  uint64_t session_ QUIRE_GUARDED_BY(mutex_) = 0;  // counts sessions; late words of old ones are ignored
+  uint64_t session_ QUIRE_GUARDED_BY(mutex_) =
+      0;  // counts sessions; late words of old ones are ignored
   uint64_t closed_session_ QUIRE_GUARDED_BY(mutex_) = 0;
   std::shared_ptr<WorkerConnector::Sink> sink_ QUIRE_GUARDED_BY(mutex_);  // null without a session
   bool opened_ QUIRE_GUARDED_BY(mutex_) = false;  // the session's Opened came and was admitted

@@ -12,11 +12,16 @@ namespace {
 
 absl::string_view StageName(NumericFault fault) {
   switch (fault) {
-    case NumericFault::kNone: return "no stage";
-    case NumericFault::kEmbedding: return "the embedding";
-    case NumericFault::kAttention: return "attention";
-    case NumericFault::kMlp: return "the MLP";
-    case NumericFault::kLogits: return "the logits";
+    case NumericFault::kNone:
+      return "no stage";
+    case NumericFault::kEmbedding:
+      return "the embedding";
+    case NumericFault::kAttention:
+      return "attention";
+    case NumericFault::kMlp:
+      return "the MLP";
+    case NumericFault::kLogits:
+      return "the logits";
   }
   return "an unknown stage";
 }
@@ -36,9 +41,9 @@ absl::Status BatchScheduler::Add(SequenceSpec spec, Micros now) {
   QUIRE_CHECK(spec.tokens.size() < spec.num_prompt_tokens + size_t{spec.max_output_tokens});
   const uint32_t needed = kv_.BlocksFor(spec.num_prompt_tokens + spec.max_output_tokens);
   if (needed > kv_.pool().num_blocks()) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the request needs ", needed, " KV blocks of ", kv_.block_size(), " tokens and the worker has ",
-        kv_.pool().num_blocks()));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the request needs ", needed, " KV blocks of ", kv_.block_size(),
+                     " tokens and the worker has ", kv_.pool().num_blocks()));
   }
   if (!spec.prompt_source.has_value() && waiting_.size() >= options_.max_queue) {
     return absl::ResourceExhaustedError(
@@ -68,10 +73,12 @@ absl::Status BatchScheduler::Add(SequenceSpec spec, Micros now) {
   return absl::OkStatus();
 }
 
-void BatchScheduler::Abort(SequenceTag tag, absl::Status status, std::optional<uint32_t> output_tokens,
-                           Micros now, SequenceEvents* events) {
+void BatchScheduler::Abort(SequenceTag tag, absl::Status status,
+                           std::optional<uint32_t> output_tokens, Micros now,
+                           SequenceEvents* events) {
   QUIRE_CHECK(tag < sequences_.size() && sequences_[tag] != nullptr);
-  Finish(sequences_[tag].get(), FinishReason::kAborted, std::nullopt, std::move(status), now, events);
+  Finish(sequences_[tag].get(), FinishReason::kAborted, std::nullopt, std::move(status), now,
+         events);
   if (output_tokens.has_value()) {
     uint32_t& counted = events->finishes.back().usage.output_tokens;
     counted = std::min(counted, *output_tokens);
@@ -129,7 +136,8 @@ void BatchScheduler::PlanPrompts(uint32_t* budget, SequenceEvents* events) {
     ScheduledSequence* sequence = running_[i];
     const uint32_t runnable = sequence->num_runnable();
     if (runnable <= 1) continue;
-    // A chunk takes what blocks there are; only when there is none at all do later-served ones give way.
+    // A chunk takes what blocks there are; only when there is none at all do later-served ones give
+    // way.
     const auto room = [&] {
       const uint64_t blocks = uint64_t{sequence->table.num_blocks()} + kv_.pool().num_available();
       return blocks * kv_.block_size() - sequence->num_planned;
@@ -179,11 +187,12 @@ bool BatchScheduler::Admit(ScheduledSequence* sequence, uint32_t budget, Micros 
     cached = shared * kv_.block_size();
   } else {
     // The last known token is always run, for its logits.
-    cached = kv_.AdoptPrefix(sequence->spec.cache_salt, sequence->tokens(),
-                             wants_prompt_logprobs ? 0 : sequence->num_tokens() - 1, &sequence->table);
+    cached =
+        kv_.AdoptPrefix(sequence->spec.cache_salt, sequence->tokens(),
+                        wants_prompt_logprobs ? 0 : sequence->num_tokens() - 1, &sequence->table);
   }
-  // All known tokens must fit now, though blocks are taken chunk by chunk; and some room is left for
-  // those who run to grow, lest they preempt the newcomer at once.
+  // All known tokens must fit now, though blocks are taken chunk by chunk; and some room is left
+  // for those who run to grow, lest they preempt the newcomer at once.
   const uint32_t needed = kv_.BlocksFor(sequence->num_tokens()) - sequence->table.num_blocks();
   const uint32_t headroom = running_.empty() ? 0 : kv_.pool().num_blocks() / 100;
   if (needed + headroom > kv_.pool().num_available()) {
@@ -271,8 +280,8 @@ void BatchScheduler::WritePlan(StepPlan* plan) {
     sequence->num_planned = end;
     used_tokens_ += run;
     sequence->most_planned = std::max(sequence->most_planned, end);
-    sequence->max_unused_tokens = std::max(
-        sequence->max_unused_tokens, sequence->table.num_blocks() * kv_.block_size() - end);
+    sequence->max_unused_tokens = std::max(sequence->max_unused_tokens,
+                                           sequence->table.num_blocks() * kv_.block_size() - end);
     ++sequence->num_in_flight;
     sequence->num_samples_in_flight += samples ? 1 : 0;
   }
@@ -308,10 +317,11 @@ void BatchScheduler::SettleRun(const PlannedRun& run, const SlotOutput& output,
     return;
   }
   if (output.fault != NumericFault::kNone) {
-    Finish(sequence, FinishReason::kAborted, std::nullopt,
-           absl::InternalError(absl::StrCat("numbers were not finite after ", StageName(output.fault),
-                                            ", at output token ", sequence->num_output_tokens())),
-           now, events);
+    Finish(
+        sequence, FinishReason::kAborted, std::nullopt,
+        absl::InternalError(absl::StrCat("numbers were not finite after ", StageName(output.fault),
+                                         ", at output token ", sequence->num_output_tokens())),
+        now, events);
     return;
   }
   if (run.stay == sequence->stay && sequence->state == ScheduledSequence::State::kRunning) {
@@ -375,8 +385,8 @@ void BatchScheduler::Finish(ScheduledSequence* sequence, FinishReason reason,
   finish.usage = sequence->usage;
   finish.usage.output_tokens = sequence->num_output_tokens();
   finish.usage.kv_max_unused_tokens = sequence->max_unused_tokens;
-  finish.usage.kv_reserved_bytes = uint64_t{sequence->table.num_blocks()} * kv_.block_size() *
-                                   options_.kv_bytes_per_token;
+  finish.usage.kv_reserved_bytes =
+      uint64_t{sequence->table.num_blocks()} * kv_.block_size() * options_.kv_bytes_per_token;
   finish.usage.kv_used_bytes = sequence->num_planned * options_.kv_bytes_per_token;
   const bool planned = sequence->first_planned_at >= 0;
   finish.timings.queued = (planned ? sequence->first_planned_at : now) - sequence->arrived_at;
@@ -414,7 +424,8 @@ void BatchScheduler::Unlink(ScheduledSequence* sequence) {
   if (sequence->prompt_source != nullptr) {
     std::erase(sequence->prompt_source->prompt_dependents, sequence);
   }
-  for (ScheduledSequence* dependent : sequence->prompt_dependents) dependent->prompt_source = nullptr;
+  for (ScheduledSequence* dependent : sequence->prompt_dependents)
+    dependent->prompt_source = nullptr;
   sequence->prompt_dependents.clear();
   sequence->prompt_source = nullptr;
 }

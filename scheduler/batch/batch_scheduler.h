@@ -16,10 +16,10 @@ namespace quire {
 
 // Continuous batching over a block pool: this is where a batch is chosen (Plan).
 //
-// Each step has one budget of token positions. Running sequences that need one position (decodes) come
-// first, then chunks of prompts that are under way, then waiting sequences while budget, slots and
-// blocks last; each group in the order of ServedBefore. A sequence that finds no block preempts the
-// last-served running one: its blocks go, its tokens stay, and it is computed again later. The
+// Each step has one budget of token positions. Running sequences that need one position (decodes)
+// come first, then chunks of prompts that are under way, then waiting sequences while budget, slots
+// and blocks last; each group in the order of ServedBefore. A sequence that finds no block preempts
+// the last-served running one: its blocks go, its tokens stay, and it is computed again later. The
 // first-served sequence can so always go on, and no set of prompts can lock the pool up.
 //
 // Steps may be planned while earlier ones run; results settle in order.
@@ -36,8 +36,8 @@ class BatchScheduler final : public SequenceScheduler {
   ~BatchScheduler() override;
 
   absl::Status Add(SequenceSpec spec, Micros now) override;
-  void Abort(SequenceTag tag, absl::Status status, std::optional<uint32_t> output_tokens, Micros now,
-             SequenceEvents* events) override;
+  void Abort(SequenceTag tag, absl::Status status, std::optional<uint32_t> output_tokens,
+             Micros now, SequenceEvents* events) override;
   bool Plan(Micros now, StepPlan* plan, SequenceEvents* events) override;
   void Settle(StepResult& result, Micros now, SequenceEvents* events) override;
   std::optional<Micros> NextDeadline() const override { return waiting_.next_deadline(); }
@@ -68,7 +68,8 @@ class BatchScheduler final : public SequenceScheduler {
   // Gives a waiting sequence a slot, a cached prefix and its first run. False: no room for it now.
   bool Admit(ScheduledSequence* sequence, uint32_t budget, Micros now);
   bool WaitsForPrompt(const ScheduledSequence& sequence) const;
-  // Takes the last-served running sequence out of the batch; its planned run goes back to the budget.
+  // Takes the last-served running sequence out of the batch; its planned run goes back to the
+  // budget.
   void PreemptLast(uint32_t* budget, SequenceEvents* events);
 
   // Settle's parts.

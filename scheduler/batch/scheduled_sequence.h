@@ -10,7 +10,8 @@
 
 namespace quire {
 
-// What BatchScheduler keeps of a living sequence. Positions count from 0; tokens()[i] is at position i.
+// What BatchScheduler keeps of a living sequence. Positions count from 0; tokens()[i] is at
+// position i.
 //
 //   tokens()    known: prompt, emitted, and what was sampled and settled
 //   num_planned positions that launched steps have computed or will compute
@@ -23,8 +24,8 @@ struct ScheduledSequence {
 
   SequenceSpec spec;  // its tokens grow
 
-  // What every step reads and writes lies together: with hundreds of sequences running, planning takes
-  // as long as these lines take to come in.
+  // What every step reads and writes lies together: with hundreds of sequences running, planning
+  // takes as long as these lines take to come in.
   alignas(64) State state = State::kWaiting;
   bool filled = false;  // the slot's SlotFill has been written
   SlotId slot = 0;
@@ -35,9 +36,9 @@ struct ScheduledSequence {
   uint32_t num_computed = 0;
   uint32_t num_in_flight = 0;  // launched steps with a run of it
   uint32_t num_samples_in_flight = 0;
-  uint32_t next_run = 0;      // positions in the plan being made; 0 between plans
-  uint32_t next_commit = 0;   // num_computed from which blocks can be committed
-  uint32_t most_planned = 0;  // over all stays, and before it came here
+  uint32_t next_run = 0;           // positions in the plan being made; 0 between plans
+  uint32_t next_commit = 0;        // num_computed from which blocks can be committed
+  uint32_t most_planned = 0;       // over all stays, and before it came here
   uint32_t max_unused_tokens = 0;  // reserved minus used, the most at any step
   Micros first_token_at = -1;
   Micros last_token_at = -1;
@@ -65,8 +66,8 @@ struct ScheduledSequence {
     if (num_output_tokens() + num_samples_in_flight >= spec.max_output_tokens) return 0;
     return expected_tokens() - num_planned;
   }
-  // Full blocks that its prompt shares with other choices of the request. The prompt's last token is
-  // always run: it gives the first logits.
+  // Full blocks that its prompt shares with other choices of the request. The prompt's last token
+  // is always run: it gives the first logits.
   uint32_t num_prompt_blocks(uint32_t block_size) const {
     return (spec.num_prompt_tokens - 1) / block_size;
   }

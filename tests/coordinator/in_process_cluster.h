@@ -22,8 +22,8 @@
 
 namespace quire {
 
-// A whole worker without model and network: the real scheduler, engine loop and sessions over a fake
-// device.
+// A whole worker without model and network: the real scheduler, engine loop and sessions over a
+// fake device.
 class InProcessWorker {
  public:
   struct Options {
@@ -149,7 +149,8 @@ class InProcessNetwork {
     std::shared_ptr<Sink> OpenSession(std::shared_ptr<Handler> handler) override {
       return network_->Open(address_, std::move(handler));
     }
-    void FetchFiles(const std::string&, std::function<void(absl::StatusOr<ModelFiles>)> done) override {
+    void FetchFiles(const std::string&,
+                    std::function<void(absl::StatusOr<ModelFiles>)> done) override {
       done(network_->files_);
     }
 
@@ -165,9 +166,8 @@ class InProcessNetwork {
       handler->OnClosed(absl::UnavailableError("connection refused"));
       return std::make_shared<NoSink>();
     }
-    auto stream = std::make_unique<Stream>(std::move(handler), [&](auto sink) {
-      return worker->table().Connect(std::move(sink));
-    });
+    auto stream = std::make_unique<Stream>(
+        std::move(handler), [&](auto sink) { return worker->table().Connect(std::move(sink)); });
     auto sink = stream->client_sink();
     MutexLock lock(mutex_);
     stream_addresses_.emplace_back(address, streams_.size());

@@ -82,7 +82,8 @@ class RequestStreamTest : public testing::Test {
     for (;;) {
       worker->table().Tick();
       const worker::v1::Load load = worker->table().load();
-      if (load.running() == 0 && load.blocks_free() + load.blocks_cached() == load.blocks_total()) break;
+      if (load.running() == 0 && load.blocks_free() + load.blocks_cached() == load.blocks_total())
+        break;
       coordinator_.WaitForTick();
     }
   }
@@ -189,7 +190,8 @@ TEST_F(RequestStreamTest, AStopStringEndsAChoiceAtItsToken) {
   uint32_t stop_index = 0;
   for (uint32_t i = 8; i < 40 && stop.empty(); ++i) {
     const std::string text = *tokenizer.Decode({&tokens[i], 1}, true);
-    const bool ascii = std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c <= '~'; });
+    const bool ascii =
+        std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c <= '~'; });
     if (ascii && text.size() >= 3) {
       stop = text;
       stop_index = i;
@@ -309,7 +311,8 @@ TEST_F(RequestStreamTest, ManyThreadsStartCancelAndLoseWorkers) {
   for (int t = 0; t < 3; ++t) {
     threads.emplace_back([this, t] {
       for (int i = 0; i < 15; ++i) {
-        Run run = Start("t" + std::to_string(t) + "." + std::to_string(i), Prepared(20 + i, 1 + i % 2));
+        Run run =
+            Start("t" + std::to_string(t) + "." + std::to_string(i), Prepared(20 + i, 1 + i % 2));
         if (i % 3 == 1) run.stream->Cancel();
         if (i % 5 == 2) run.stream->ClientGone(run.client.get());
         if (i % 5 == 2) continue;

@@ -57,7 +57,10 @@ TEST(ValidateTest, EveryFieldOutOfItsRangeIsNamed) {
       {"text", [](R& r) { r.set_text(std::string(kMaxPromptBytes + 1, 'x')); }},
       {"token_ids.ids", [](R& r) { r.mutable_token_ids()->clear_ids(); }},
       {"token_ids.ids[1]", [](R& r) { r.mutable_token_ids()->add_ids(1000); }},
-      {"token_ids.ids", [](R& r) { for (int i = 0; i < 63; ++i) r.mutable_token_ids()->add_ids(1); }},
+      {"token_ids.ids",
+       [](R& r) {
+         for (int i = 0; i < 63; ++i) r.mutable_token_ids()->add_ids(1);
+       }},
       {"chat.messages", [](R& r) { r.mutable_chat(); }},
       {"chat.messages[0].role", [](R& r) { r.mutable_chat()->add_messages()->set_content("x"); }},
       {"sampling.temperature", [](R& r) { r.mutable_sampling()->set_temperature(2.01f); }},
@@ -75,22 +78,39 @@ TEST(ValidateTest, EveryFieldOutOfItsRangeIsNamed) {
       {"logit_bias[3]", [](R& r) { (*r.mutable_logit_bias())[3] = 101; }},
       {"logit_bias[3]", [=](R& r) { (*r.mutable_logit_bias())[3] = nan; }},
       {"logit_bias", [](R& r) { (*r.mutable_logit_bias())[1000] = 1; }},
-      {"logit_bias", [](R& r) { for (int i = 0; i < 1025; ++i) (*r.mutable_logit_bias())[i] = 1; }},
+      {"logit_bias",
+       [](R& r) {
+         for (int i = 0; i < 1025; ++i) (*r.mutable_logit_bias())[i] = 1;
+       }},
       {"stop.strings[0]", [](R& r) { r.mutable_stop()->add_strings(""); }},
       {"stop.strings[0]", [](R& r) { r.mutable_stop()->add_strings(std::string(257, 'x')); }},
-      {"stop.strings", [](R& r) { for (int i = 0; i < 17; ++i) r.mutable_stop()->add_strings("x"); }},
+      {"stop.strings",
+       [](R& r) {
+         for (int i = 0; i < 17; ++i) r.mutable_stop()->add_strings("x");
+       }},
       {"stop.token_ids[0]", [](R& r) { r.mutable_stop()->add_token_ids(1000); }},
-      {"stop.token_ids", [](R& r) { for (int i = 0; i < 65; ++i) r.mutable_stop()->add_token_ids(1); }},
+      {"stop.token_ids",
+       [](R& r) {
+         for (int i = 0; i < 65; ++i) r.mutable_stop()->add_token_ids(1);
+       }},
       {"max_new_tokens", [](R& r) { r.set_max_new_tokens(0); }},
       {"max_new_tokens", [](R& r) { r.set_max_new_tokens(64); }},
-      {"min_new_tokens", [](R& r) { r.set_max_new_tokens(5); r.set_min_new_tokens(6); }},
+      {"min_new_tokens",
+       [](R& r) {
+         r.set_max_new_tokens(5);
+         r.set_min_new_tokens(6);
+       }},
       {"logprobs", [](R& r) { r.set_logprobs(21); }},
       {"prompt_logprobs", [](R& r) { r.set_prompt_logprobs(21); }},
       {"priority", [](R& r) { r.set_priority(101); }},
       {"priority", [](R& r) { r.set_priority(-101); }},
       {"queue_timeout_ms", [](R& r) { r.set_queue_timeout_ms(0); }},
       {"timeout_ms", [](R& r) { r.set_timeout_ms(0); }},
-      {"resume.choices", [](R& r) { r.mutable_resume()->add_choices(); r.mutable_resume()->add_choices(); }},
+      {"resume.choices",
+       [](R& r) {
+         r.mutable_resume()->add_choices();
+         r.mutable_resume()->add_choices();
+       }},
       {"resume.choices[0].emitted_token_ids[0]",
        [](R& r) { r.mutable_resume()->add_choices()->add_emitted_token_ids(1000); }},
       {"resume.choices[0].emitted_token_ids",
@@ -105,7 +125,8 @@ TEST(ValidateTest, EveryFieldOutOfItsRangeIsNamed) {
     v1::GenerateRequest request = Good();
     cases[i].second(request);
     const absl::Status status = Check(request);
-    EXPECT_TRUE(absl::IsInvalidArgument(status)) << "case " << i << ", " << cases[i].first << ": " << status;
+    EXPECT_TRUE(absl::IsInvalidArgument(status))
+        << "case " << i << ", " << cases[i].first << ": " << status;
     EXPECT_EQ(FieldOf(status).value_or("none"), cases[i].first) << status;
   }
 }
@@ -122,7 +143,9 @@ TEST(ValidateTest, TheEndsOfTheRangesAreAllowed) {
       [](auto& r) { r.set_max_new_tokens(63); },
       [](auto& r) { r.set_logprobs(0); },
       [](auto& r) { r.set_priority(-100); },
-      [](auto& r) { for (int i = 0; i < 62; ++i) r.mutable_token_ids()->add_ids(999); },
+      [](auto& r) {
+        for (int i = 0; i < 62; ++i) r.mutable_token_ids()->add_ids(999);
+      },
       [](auto& r) { r.mutable_resume()->add_choices()->add_emitted_token_ids(999); },
   };
   for (size_t i = 0; i < cases.size(); ++i) {
@@ -164,7 +187,8 @@ TEST(ValidateTest, UnsetFieldsBecomeTheModelsDefaults) {
 
 TEST(ValidateTest, FilesThatCannotBeUsedAreNamed) {
   const auto load = [](const std::string& config, const std::string& generation) {
-    return ServedModel::Load("m", {{"config.json", config}, {"generation_config.json", generation}}, {})
+    return ServedModel::Load("m", {{"config.json", config}, {"generation_config.json", generation}},
+                             {})
         .status();
   };
   EXPECT_EQ(load("[]", "{}").message(), "config.json: is not a JSON object");
@@ -196,8 +220,9 @@ TEST(RequestFieldsTest, TheManualShowsTheTable) {
   std::ostringstream page;
   page << stream.rdbuf();
   for (const RequestField& field : RequestFields()) {
-    const std::string row = absl::StrCat("| `", std::string(field.path), "` | ", std::string(field.allowed),
-                                         " | ", std::string(field.default_value), " |\n");
+    const std::string row =
+        absl::StrCat("| `", std::string(field.path), "` | ", std::string(field.allowed), " | ",
+                     std::string(field.default_value), " |\n");
     EXPECT_NE(page.str().find(row), std::string::npos) << "docs/api.md lacks " << row;
   }
 }

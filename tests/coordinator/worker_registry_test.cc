@@ -10,7 +10,8 @@ namespace {
 
 class WorkerRegistryTest : public testing::Test {
  protected:
-  WorkerRegistryTest() : network_(ModelFiles{{"config.json", R"({"eos_token_id": 2})"}}), coordinator_(&network_) {}
+  WorkerRegistryTest()
+      : network_(ModelFiles{{"config.json", R"({"eos_token_id": 2})"}}), coordinator_(&network_) {}
 
   worker::v1::WorkerInfo Info(const std::string& name) {
     worker::v1::WorkerInfo info;
