@@ -151,9 +151,10 @@ absl::StatusOr<BuiltEngine> BuildBaseline(const EngineSettings& settings, uint32
   built.description =
       absl::StrCat("libtorch on the CPU, ", threads, " threads, weights ",
                    weights->num_bytes() >> 20, " MiB, ", settings.baseline_cache, " KV cache");
-  built.engine =
-      std::make_unique<RequestEngine>(RequestEngine::Options{context, weights->config().vocab_size},
-                                      std::make_unique<SerialScheduler>(settings.max_queue));
+  built.engine = std::make_unique<RequestEngine>(
+      RequestEngine::Options{context, weights->config().vocab_size},
+      std::make_unique<SerialScheduler>(settings.max_queue,
+                                        (*executor)->limits().kv_bytes_per_token));
   built.executor = *std::move(executor);
   return built;
 #else

@@ -83,6 +83,9 @@ void SerialScheduler::Settle(StepResult& result, Micros now, SequenceEvents* eve
   in_flight_ = false;
   kv_ = result.kv;
   if (std::exchange(aborted_, false)) return;
+  running_->max_unused_tokens =
+      std::max(running_->max_unused_tokens,
+               static_cast<uint32_t>((kv_.reserved - kv_.used) / kv_bytes_per_token_));
   const SlotOutput& output = result.outputs[0];
   if (output.fault != NumericFault::kNone) {
     Finish(*running_, FinishReason::kAborted, std::nullopt,
@@ -129,6 +132,7 @@ void SerialScheduler::Finish(const Sequence& sequence, FinishReason reason,
   if (planned) {
     finish.usage.kv_reserved_bytes = kv_.reserved;
     finish.usage.kv_used_bytes = kv_.used;
+    finish.usage.kv_max_unused_tokens = sequence.max_unused_tokens;
   }
   if (sequence.first_token_at >= 0) {
     finish.timings.prefill = sequence.first_token_at - sequence.first_planned_at;

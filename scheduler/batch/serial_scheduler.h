@@ -16,8 +16,9 @@ namespace quire {
 // itself, and reports its bytes with each result. Priorities do not matter here.
 class SerialScheduler final : public SequenceScheduler {
  public:
-  // Add refuses beyond `max_queue` waiting sequences.
-  explicit SerialScheduler(uint32_t max_queue) : max_queue_(max_queue) {}
+  // Add refuses beyond `max_queue` waiting sequences. `kv_bytes_per_token` is for usage.
+  explicit SerialScheduler(uint32_t max_queue, uint64_t kv_bytes_per_token = 1)
+      : max_queue_(max_queue), kv_bytes_per_token_(kv_bytes_per_token) {}
 
   absl::Status Add(SequenceSpec spec, Micros now) override;
   void Abort(SequenceTag tag, absl::Status status, std::optional<uint32_t> output_tokens,
@@ -36,6 +37,7 @@ class SerialScheduler final : public SequenceScheduler {
     Micros first_planned_at = -1;
     Micros first_token_at = -1;
     Micros last_token_at = -1;
+    uint32_t max_unused_tokens = 0;
     uint32_t num_output_tokens() const {
       return static_cast<uint32_t>(spec.tokens.size()) - spec.num_prompt_tokens;
     }
@@ -45,6 +47,7 @@ class SerialScheduler final : public SequenceScheduler {
               absl::Status status, Micros now, SequenceEvents* events);
 
   const uint32_t max_queue_;
+  const uint64_t kv_bytes_per_token_;
   std::deque<Sequence> waiting_;
   std::optional<Sequence> running_;
   bool occupied_ = false;   // the device's slot holds a sequence

@@ -33,7 +33,7 @@ class SerialSchedulerTest : public testing::Test {
     return plan_.num_tokens;
   }
 
-  SerialScheduler scheduler_{2};
+  SerialScheduler scheduler_{/*max_queue=*/2, /*kv_bytes_per_token=*/10};
   StepPlan plan_;
   SequenceEvents events_;
 };
@@ -46,6 +46,7 @@ TEST_F(SerialSchedulerTest, RunsOneAfterTheOtherWholePromptFirst) {
   ASSERT_EQ(events_.finishes.size(), 1u);
   EXPECT_EQ(events_.finishes[0].tag, 0u);
   EXPECT_EQ(events_.finishes[0].usage.kv_reserved_bytes, 100u);
+  EXPECT_EQ(events_.finishes[0].usage.kv_max_unused_tokens, 9u);
   EXPECT_EQ(Step(), 3u);
   EXPECT_EQ(plan_.freed, std::vector<SlotId>{0});
   EXPECT_EQ(events_.finishes[0].tag, 1u);
