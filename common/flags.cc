@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "common/version.h"
 
 namespace quire {
@@ -47,7 +48,11 @@ std::optional<int> FlagSet::Parse(int argc, const char* const* argv) {
   for (const std::string& name : names_) {
     const char* value = std::getenv(EnvironmentName(name).c_str());
     if (value == nullptr || from_command_line_.contains(name)) continue;
-    arguments.push_back(absl::StrCat("--", name, "=", value));
+    // A setting that repeats is a list with commas here.
+    const bool repeats = app_.get_option("--" + name)->get_items_expected_max() > 1;
+    for (absl::string_view item : absl::StrSplit(value, repeats ? ',' : '\0')) {
+      arguments.push_back(absl::StrCat("--", name, "=", item));
+    }
     from_environment_.insert(name);
   }
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes them

@@ -37,14 +37,18 @@ class GrpcOutbox : public MessageSink<Out> {
         closing_ = absl::ResourceExhaustedError(
             absl::StrCat("the peer did not read ", max_messages_, " messages"));
         drop_queue_ = true;
-        if (writing_) return false;
-        ended_ = true;
+        if (writing_) {
+          interrupting_ = true;
+        } else {
+          ended_ = true;
+        }
       } else {
         queue_.push_back(std::move(message));
         if (writing_) return true;
-        writing_ = true;
+        writing_ = start_write_ = true;
       }
     }
+    InterruptWrite();
     Advance();
     return !WasEnded();
   }
@@ -55,9 +59,15 @@ class GrpcOutbox : public MessageSink<Out> {
       if (closing_.has_value()) return;
       drop_queue_ = !status.ok();
       closing_ = std::move(status);
-      if (writing_) return;
-      ended_ = true;
+      if (!writing_) {
+        ended_ = true;
+      } else if (drop_queue_) {
+        interrupting_ = true;
+      } else {
+        return;
+      }
     }
+    InterruptWrite();
     Advance();
   }
 
@@ -77,6 +87,8 @@ class GrpcOutbox : public MessageSink<Out> {
       } else if (queue_.empty()) {
         writing_ = false;
         return;
+      } else {
+        start_write_ = true;
       }
     }
     Advance();
@@ -84,21 +96,36 @@ class GrpcOutbox : public MessageSink<Out> {
 
  protected:
   virtual void StartNext(const Out& message) = 0;
+  // Makes a write in flight end soon, though the peer does not read. The call is alive.
+  virtual void Interrupt() {}
   // Called once; no StartNext follows.
   virtual void StartEnd(const absl::Status& status) = 0;
 
  private:
+  // Keeps the end from being started while the call is interrupted.
+  void InterruptWrite() {
+    {
+      MutexLock lock(mutex_);
+      if (!interrupting_) return;
+    }
+    Interrupt();
+    MutexLock lock(mutex_);
+    interrupting_ = false;
+  }
   // Starts what the state says is due: the end, or the write of the first message.
   void Advance() {
     const Out* next = nullptr;
     absl::Status status;
     {
       MutexLock lock(mutex_);
+      if (interrupting_) return;  // whoever interrupts comes here next
       if (ended_) {
         if (std::exchange(end_started_, true)) return;
         status = *closing_;
-      } else {
+      } else if (std::exchange(start_write_, false)) {
         next = &queue_.front();
+      } else {
+        return;  // a write is in flight
       }
     }
     next != nullptr ? StartNext(*next) : StartEnd(status);
@@ -114,6 +141,8 @@ class GrpcOutbox : public MessageSink<Out> {
   bool writing_ QUIRE_GUARDED_BY(mutex_) = false;
   std::optional<absl::Status> closing_ QUIRE_GUARDED_BY(mutex_);
   bool drop_queue_ QUIRE_GUARDED_BY(mutex_) = false;
+  bool start_write_ QUIRE_GUARDED_BY(mutex_) = false;  // the first message's write is due
+  bool interrupting_ QUIRE_GUARDED_BY(mutex_) = false;
   bool ended_ QUIRE_GUARDED_BY(mutex_) = false;
   bool end_started_ QUIRE_GUARDED_BY(mutex_) = false;
 };
@@ -205,6 +234,7 @@ class GrpcClientStream final : public grpc::ClientBidiReactor<Out, In> {
     Outbox(size_t max_messages, GrpcClientStream* stream)
         : GrpcOutbox<Out>(max_messages), stream_(stream) {}
     void StartNext(const Out& message) override { stream_->StartWrite(&message); }
+    void Interrupt() override { stream_->context_.TryCancel(); }
     void StartEnd(const absl::Status&) override {
       stream_->context_.TryCancel();
       stream_->RemoveHold();

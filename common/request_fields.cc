@@ -57,7 +57,7 @@ constexpr RequestField kFields[] = {
     {"max_new_tokens", "max-new-tokens", 1, kInfinity, true, "1 to context - prompt",
      "context - prompt", "Most tokens of a choice"},
     {"min_new_tokens", "min-new-tokens", 0, kInfinity, true, "0 to max_new_tokens", "0",
-     "EOS and stop ids cannot be sampled before"},
+     "EOS ids cannot be sampled before"},
     {"logprobs", "logprobs", 0, 20, true, "0 to 20", "off",
      "Alternatives to report for each output token, besides the token itself"},
     {"prompt_logprobs", "prompt-logprobs", 0, 20, true, "0 to 20", "off",

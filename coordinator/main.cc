@@ -1,4 +1,6 @@
 // quire-coordinator: takes requests from clients and schedules them onto workers.
+#include <algorithm>
+#include <chrono>
 #include <iostream>
 #include <memory>
 #include <random>
@@ -193,7 +195,7 @@ int Run(int argc, char** argv) {
     std::_Exit(1);
   }).detach();
   streams.StartDraining();
-  server->GetHealthCheckService()->SetServingStatus(false);
+  server->GetHealthCheckService()->Shutdown();  // NOT_SERVING from now on, whatever is set
   const int64_t deadline = SteadyMicros() + static_cast<int64_t>(flags.drain_timeout_s * 1e6);
   if (streams.WaitUntilIdle(deadline)) {
     LogInfo("drained: no request is left");
@@ -205,7 +207,10 @@ int Run(int argc, char** argv) {
   // What may still call into a part ends before it.
   ticker.reset();
   registry_service.CloseJoins();
-  server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  // Clients that read slowly get what is left of the time to take what was generated.
+  const auto left =
+      std::chrono::microseconds(std::max<int64_t>(1'000'000, deadline - SteadyMicros()));
+  server->Shutdown(std::chrono::system_clock::now() + left);
   work_pool.Stop();
   registry.Shutdown();
   return 0;

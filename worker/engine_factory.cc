@@ -167,6 +167,11 @@ absl::StatusOr<BuiltEngine> BuildBaseline(const EngineSettings& settings, uint32
 
 absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& settings) {
   if (settings.max_num_seqs == 0) return absl::InvalidArgumentError("--max-num-seqs 0: at least 1");
+  if (settings.max_queue == 0) return absl::InvalidArgumentError("--max-queue 0: at least 1");
+  if (settings.engine != "paged" && settings.engine != "baseline" && settings.engine != "fake") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--engine ", settings.engine, ": paged or baseline is allowed"));
+  }
   if (settings.max_num_batched_tokens < settings.max_num_seqs) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--max-num-batched-tokens ", settings.max_num_batched_tokens, ": at least --max-num-seqs, ",
@@ -206,11 +211,8 @@ absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& settings) {
     if (!weights.ok()) return weights.status();
     if (settings.engine == "paged") {
       built = BuildPaged(settings, config, context, threads, *weights);
-    } else if (settings.engine == "baseline") {
-      built = BuildBaseline(settings, context, threads, *weights);
     } else {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--engine ", settings.engine, ": paged or baseline is allowed"));
+      built = BuildBaseline(settings, context, threads, *weights);
     }
     if (!built.ok()) return built.status();
     built->dtype = (*weights)->dtype() == DType::kF32 ? "fp32" : "bf16";

@@ -201,6 +201,13 @@ int Run(int argc, char** argv) {
     if (const auto parsed = ParseAddress(address); !parsed.ok()) return Fail(parsed.status());
   }
 
+  if (!flags.join.empty() && flags.advertise_address.empty() &&
+      (flags.host == "0.0.0.0" || flags.host == "::")) {
+    return Fail(absl::InvalidArgumentError(
+        absl::StrCat("--host ", flags.host,
+                     " with --join needs --advertise-address: the HOST:PORT where "
+                     "coordinators reach this worker")));
+  }
   const int64_t started = SteadyMicros();
   auto files = ReadModelFiles(flags.engine.model_folder);
   if (!files.ok()) return Fail(files.status());
@@ -226,8 +233,9 @@ int Run(int argc, char** argv) {
   if (flags.worker_name.empty()) {
     info.set_name(flags.advertise_address.empty() ? listen.ToString() : flags.advertise_address);
   }
-  std::string fatal;
-  Mutex fatal_mutex;
+  // Static, since a thread that waits for signals may outlive this function.
+  static std::string fatal;
+  static Mutex fatal_mutex;
   SessionTable::Options options;
   options.info = info;
   options.incarnation = MakeIncarnation();
@@ -287,18 +295,19 @@ int Run(int argc, char** argv) {
   LogInfo(absl::StrFormat("ready after %.2f s as %s", (SteadyMicros() - started) / 1e6,
                           table.info().name()));
 
-  WaitForTerminationSignal();
-  {
+  const auto exit_if_lost = [] {
     MutexLock lock(fatal_mutex);
-    if (!fatal.empty()) {
-      LogError(absl::StrCat("the device is lost: ", fatal));
-      std::_Exit(kExitFatal);
-    }
-  }
+    if (fatal.empty()) return;
+    LogError(absl::StrCat("the device is lost: ", fatal));
+    std::_Exit(kExitFatal);
+  };
+  WaitForTerminationSignal();
+  exit_if_lost();
   LogInfo(absl::StrFormat("draining for at most %.1f s", flags.drain_timeout_s));
-  // A second signal ends it at once.
-  std::thread([] {
+  // A second signal ends it at once; so does a device that is lost meanwhile.
+  std::thread([exit_if_lost] {
     WaitForTerminationSignal();
+    exit_if_lost();
     std::_Exit(1);
   }).detach();
   table.StartDraining();

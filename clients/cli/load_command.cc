@@ -6,16 +6,48 @@
 #include "absl/strings/str_format.h"
 #include "clients/cli/proto_json.h"
 #include "clients/cli/text_table.h"
+#include "common/clock.h"
+#include "common/mutex.h"
 
 namespace quire {
 
 void LoadCommand::Declare(CLI::App& app) {
   connection_.Declare(app);
   app.add_flag("--json", json_, "Print one JSON object");
+  app.add_option("--wait-ready", wait_ready_s_,
+                 "Seconds to wait until a worker is READY; 0: show what there is now");
+}
+
+absl::StatusOr<v1::GetLoadResponse> LoadCommand::Ask() {
+  constexpr int64_t kAgainMicros = 100'000;
+  const auto client = connection_.MakeClient();
+  const int64_t deadline = SteadyMicros() + static_cast<int64_t>(wait_ready_s_ * 1e6);
+  for (;;) {
+    auto load = client->GetLoad(connection_.call_options());
+    if (wait_ready_s_ <= 0) return load;
+    if (load.ok()) {
+      for (const v1::WorkerLoad& worker : load->workers()) {
+        if (worker.state() == v1::WorkerLoad::READY) return load;
+      }
+    } else if (!absl::IsUnavailable(load.status())) {
+      return load.status();
+    }
+    const int64_t again = SteadyMicros() + kAgainMicros;
+    if (again > deadline) {
+      return absl::DeadlineExceededError(absl::StrFormat(
+          "no worker is READY after %.1f s%s%s", wait_ready_s_, load.ok() ? "" : ": ",
+          load.ok() ? "" : std::string(load.status().message())));
+    }
+    Mutex mutex;
+    CondVar never;
+    MutexLock lock(mutex);
+    while (never.WaitUntil(mutex, FromSteadyMicros(again))) {
+    }
+  }
 }
 
 absl::Status LoadCommand::Run() {
-  const auto load = connection_.MakeClient()->GetLoad(connection_.call_options());
+  const auto load = Ask();
   if (!load.ok()) return load.status();
   if (json_) {
     std::cout << Print(ToJson(*load)) << "\n";

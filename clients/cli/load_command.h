@@ -15,8 +15,12 @@ class LoadCommand final : public Command {
   absl::Status Run() override;
 
  private:
+  // What there is, once a worker is READY where that was asked for.
+  absl::StatusOr<v1::GetLoadResponse> Ask();
+
   ConnectionFlags connection_;
   bool json_ = false;
+  double wait_ready_s_ = 0;
 };
 
 }  // namespace quire

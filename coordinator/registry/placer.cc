@@ -1,6 +1,7 @@
 #include "coordinator/registry/placer.h"
 
 #include <algorithm>
+#include <iterator>
 #include <random>
 
 #include "absl/strings/str_cat.h"
@@ -19,12 +20,21 @@ PrefixHashKey RandomKey() {
   return {word(), word()};
 }
 
+// Names for an error, which must fit a gRPC trailer.
+std::string List(const std::set<std::string>& names) {
+  constexpr size_t kMost = 16;
+  if (names.empty()) return "none";
+  const auto end = names.size() <= kMost ? names.end() : std::next(names.begin(), kMost);
+  std::string list = absl::StrJoin(names.begin(), end, ", ");
+  if (names.size() > kMost) absl::StrAppend(&list, " and ", names.size() - kMost, " more");
+  return list;
+}
+
 // The error of a name that nothing has.
 absl::Status NoSuch(const char* field, const std::string& value,
                     const std::set<std::string>& known) {
-  return WithField(absl::NotFoundError(absl::StrCat(
-                       "there is no ", field, " \"", value,
-                       "\"; there is: ", known.empty() ? "none" : absl::StrJoin(known, ", "))),
+  return WithField(absl::NotFoundError(absl::StrCat("there is no ", field, " \"", value,
+                                                    "\"; there is: ", List(known))),
                    field);
 }
 
@@ -52,8 +62,8 @@ absl::StatusOr<Placer::Target> Placer::Resolve(const std::string& model, v1::Eng
   if (!model.empty() && !models.contains(model)) return NoSuch("model", model, models);
   if (!worker.empty() && !workers.contains(worker)) return NoSuch("worker", worker, workers);
   if (model.empty() && worker.empty() && models.size() > 1) {
-    return WithField(absl::InvalidArgumentError(absl::StrCat(
-                         "model is not set and several are served: ", absl::StrJoin(models, ", "))),
+    return WithField(absl::InvalidArgumentError(
+                         absl::StrCat("model is not set and several are served: ", List(models))),
                      "model");
   }
   const bool engine_is_set = engine != v1::ENGINE_UNSPECIFIED;

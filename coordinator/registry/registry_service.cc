@@ -37,11 +37,13 @@ class JoinHandler final : public MessageHandler<WorkerStatus> {
     }
     const absl::Status joined = registry_->Join(
         announcement_.address(), announcement_.incarnation(), announcement_.worker());
-    if (joined.ok() && greeted_) return;
-    greeted_ = joined.ok();
+    const std::string refused(joined.message());
+    if (replied_ && refused == refused_) return;
+    replied_ = true;
+    refused_ = refused;
     JoinReply reply;
     reply.set_coordinator_id(coordinator_id_);
-    if (!joined.ok()) reply.set_refused(std::string(joined.message()));
+    reply.set_refused(refused);
     sink_->Write(std::move(reply));
   }
   void OnClosed(const absl::Status&) override {}
@@ -52,7 +54,8 @@ class JoinHandler final : public MessageHandler<WorkerStatus> {
   const std::shared_ptr<MessageSink<JoinReply>> sink_;
   WorkerStatus announcement_;
   bool announced_ = false;
-  bool greeted_ = false;
+  bool replied_ = false;
+  std::string refused_;  // as the last reply said
 };
 
 }  // namespace

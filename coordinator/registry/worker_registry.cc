@@ -14,6 +14,15 @@ bool IsConnected(const WorkerView& view) {
   return view.state != v1::WorkerLoad::DEAD && view.state != v1::WorkerLoad::STARTING;
 }
 
+// Adds an incarnation to those that announced an address. False: it was there.
+bool Remember(const std::string& incarnation, std::deque<std::string>* announced) {
+  if (std::find(announced->begin(), announced->end(), incarnation) != announced->end())
+    return false;
+  announced->push_back(incarnation);
+  if (announced->size() > WorkerRegistry::kMaxAnnounced) announced->pop_front();
+  return true;
+}
+
 }  // namespace
 
 WorkerRegistry::WorkerRegistry(WorkerLink::Context context, WorkerConnectorFactory connect)
@@ -58,10 +67,13 @@ absl::Status WorkerRegistry::Join(const std::string& address, const std::string&
   if (absl::Status status = CheckNotReplaced(info.name(), incarnation); !status.ok()) return status;
   std::shared_ptr<WorkerLink> known;
   std::shared_ptr<WorkerLink> added;
+  bool is_first_word = false;
   {
     MutexLock lock(mutex_);
     for (auto& [number, entry] : workers_) {
-      if (entry.link->address() == address) known = entry.link;
+      if (entry.link->address() != address) continue;
+      known = entry.link;
+      is_first_word = Remember(incarnation, &entry.announced);
     }
     if (known == nullptr) {
       if (workers_.size() >= kMaxWorkers) {
@@ -69,6 +81,7 @@ absl::Status WorkerRegistry::Join(const std::string& address, const std::string&
             absl::StrCat("the coordinator knows ", workers_.size(), " workers and takes no more"));
       }
       added = AddLink(address, /*is_static=*/false);
+      Remember(incarnation, &workers_[added->number()].announced);
     }
   }
   if (added != nullptr) {
@@ -78,9 +91,16 @@ absl::Status WorkerRegistry::Join(const std::string& address, const std::string&
     return absl::OkStatus();
   }
   const WorkerView view = known->View();
-  if (IsConnected(view) && view.incarnation != incarnation)
+  if (!IsConnected(view) || view.incarnation == incarnation) return absl::OkStatus();
+  if (is_first_word) {
     known->Restart("the worker was restarted");
-  return absl::OkStatus();
+    return absl::OkStatus();
+  }
+  // A new session found another process there: the announcement is of an address that is not its
+  // own.
+  return absl::AlreadyExistsError(
+      absl::StrCat("another worker, ", view.info.name(), ", answers at ", address,
+                   ": give this one the address that coordinators reach (--advertise-address)"));
 }
 
 absl::Status WorkerRegistry::Admit(const WorkerLink& link, const worker::v1::Opened& opened) {

@@ -25,6 +25,7 @@ class WorkerRegistry {
  public:
   static constexpr int64_t kForgetMicros = 600'000'000;
   static constexpr size_t kMaxWorkers = 4096;
+  static constexpr size_t kMaxAnnounced = 64;
 
   // `context.admit` is set here.
   WorkerRegistry(WorkerLink::Context context, WorkerConnectorFactory connect);
@@ -54,6 +55,9 @@ class WorkerRegistry {
     std::shared_ptr<WorkerLink> link;
     bool is_static = false;
     int64_t last_alive = 0;
+    // Incarnations that announced this address: each may restart the session once. At most
+    // kMaxAnnounced, latest last.
+    std::deque<std::string> announced;
   };
 
   std::shared_ptr<WorkerLink> AddLink(const std::string& address, bool is_static)

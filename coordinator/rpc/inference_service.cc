@@ -284,11 +284,21 @@ grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext
     *response = model;
     return FinishNow(context, absl::OkStatus());
   }
-  return FinishNow(context,
-                   WithField(absl::NotFoundError(absl::StrCat(
-                                 "there is no model \"", request->model(), "\"; there is: ",
-                                 names.empty() ? "none" : absl::StrJoin(names, ", "))),
-                             "model"));
+  absl::Status status;
+  const std::string known = absl::StrJoin(names, ", ");
+  if (names.empty()) {
+    status =
+        WithRetryDelay(absl::UnavailableError("no worker serves any model now"), kRetryDelayMs);
+  } else if (request->model().empty()) {
+    status = WithField(absl::InvalidArgumentError(
+                           absl::StrCat("model is not set and several are served: ", known)),
+                       "model");
+  } else if (status = ValidateName(request->model(), "model"); status.ok()) {
+    status = WithField(absl::NotFoundError(absl::StrCat("there is no model \"", request->model(),
+                                                        "\"; there is: ", known)),
+                       "model");
+  }
+  return FinishNow(context, status);
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetLoad(grpc::CallbackServerContext* context,

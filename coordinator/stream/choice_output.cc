@@ -63,6 +63,14 @@ absl::StatusOr<bool> ChoiceOutput::Flush() {
   return true;
 }
 
+size_t ChoiceOutput::num_bytes() const {
+  size_t bytes = 8 * ids_.size() + text_.size();
+  for (const auto* entries : {&logprobs_, &prompt_logprobs_}) {
+    for (const v1::TokenLogprobs& entry : *entries) bytes += entry.SpaceUsedLong();
+  }
+  return bytes;
+}
+
 void ChoiceOutput::CopyTo(uint32_t begin, uint32_t end, v1::Delta* delta) const {
   delta->set_first_index(begin);
   delta->mutable_token_ids()->Add(ids_.begin() + begin, ids_.begin() + end);

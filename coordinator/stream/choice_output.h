@@ -60,7 +60,7 @@ class ChoiceOutput {
   void SetPromptLogprobs(const google::protobuf::RepeatedPtrField<v1::TokenLogprobs>& logprobs);
   const std::vector<v1::TokenLogprobs>& prompt_logprobs() const { return prompt_logprobs_; }
 
-  size_t num_bytes() const { return 8 * ids_.size() + text_.size() + 200 * logprobs_.size(); }
+  size_t num_bytes() const;
 
   // The end, once it is known.
   std::optional<v1::Finished> finished;

@@ -45,27 +45,33 @@ void RequestStream::Attach(std::shared_ptr<ClientSink> client, std::optional<int
     MutexLock lock(mutex_);
     superseded = std::exchange(client_, std::move(client));
     old_timer = std::exchange(deadline_timer_, 0);
+    ++num_clients_;
     if (deadline.has_value() && !ended_.has_value()) {
-      deadline_timer_ = context_.timers->Schedule(*deadline, [stream = weak_from_this(),
-                                                              deadline_name] {
-        const auto locked = stream.lock();
-        if (locked == nullptr) return;
-        std::string where;
-        {
-          MutexLock lock(locked->mutex_);
-          size_t num_tokens = 0;
-          for (const ChoiceOutput& choice : locked->choices_) num_tokens += choice.num_tokens();
-          where = absl::StrCat(locked->first_token_at_ < 0 ? "queued" : "running", ", ", num_tokens,
-                               " tokens out");
-        }
-        locked->End(absl::DeadlineExceededError(absl::StrCat(deadline_name, " passed: ", where)));
-      });
+      deadline_timer_ = context_.timers->Schedule(
+          *deadline, [stream = weak_from_this(), deadline_name, client_number = num_clients_] {
+            if (const auto locked = stream.lock()) locked->OnDeadline(client_number, deadline_name);
+          });
     }
   }
   if (old_timer != 0) context_.timers->Cancel(old_timer);
   if (superseded != nullptr) {
     superseded->Abort(absl::AbortedError("superseded: another call took this request over"));
   }
+}
+
+void RequestStream::OnDeadline(uint64_t client_number, const std::string& name) {
+  Effects effects;
+  {
+    MutexLock lock(mutex_);
+    if (client_number != num_clients_) return;  // another client came while the timer ran out
+    size_t num_tokens = 0;
+    for (const ChoiceOutput& choice : choices_) num_tokens += choice.num_tokens();
+    EndLocked(absl::DeadlineExceededError(
+                  absl::StrCat(name, " passed: ", first_token_at_ < 0 ? "queued" : "running", ", ",
+                               num_tokens, " tokens out")),
+              &effects);
+  }
+  Carry(effects);
 }
 
 void RequestStream::ClientGone(const ClientSink* client) {
@@ -77,6 +83,16 @@ void RequestStream::ClientGone(const ClientSink* client) {
     EndLocked(absl::CancelledError("the client went away"), &effects);
   }
   Carry(effects);
+}
+
+bool RequestStream::IsBehind(const Cursor& cursor) const {
+  if (ended_.has_value()) return false;
+  for (size_t i = 0; i < cursor.resume.size() && i < choices_.size(); ++i) {
+    if (cursor.resume[i].size() > choices_[i].num_tokens() && !choices_[i].finished.has_value()) {
+      return true;
+    }
+  }
+  return false;
 }
 
 absl::Status RequestStream::CheckResume(Cursor* cursor) {
@@ -96,6 +112,12 @@ absl::Status RequestStream::CheckResume(Cursor* cursor) {
               "; the request emitted ", ours[difference], " there")),
           absl::StrCat("resume.choices[", i, "].emitted_token_ids"));
     }
+    if (theirs.size() > ours.size()) {
+      return WithField(absl::InvalidArgumentError(absl::StrCat(
+                           "resume.choices[", i, "].emitted_token_ids has ", theirs.size(),
+                           " tokens; the request ended after ", ours.size())),
+                       absl::StrCat("resume.choices[", i, "].emitted_token_ids"));
+    }
     cursor->next_index[i] = static_cast<uint32_t>(theirs.size());
   }
   cursor->resume.clear();
@@ -112,6 +134,7 @@ RequestStream::Taken RequestStream::Take(Cursor* cursor, v1::GenerateEvent* even
     return Taken::kEnd;
   }
   if (!cursor->resume_checked) {
+    if (IsBehind(*cursor)) return Taken::kNothing;
     if (*status = CheckResume(cursor); !status->ok()) return Taken::kEnd;
   }
   if (!cursor->accepted_sent) {
@@ -340,6 +363,7 @@ void RequestStream::EndLocked(const absl::Status& status, Effects* effects) {
   if (is_running && link_ != nullptr) CancelAtWorker(std::nullopt, effects);
   ended_ = status;
   effects->ended = MakeRecord(status);
+  request_.model.reset();  // a stream that is kept for retries does not keep the model
   effects->kick = client_;
   effects->cancel_timer = std::exchange(deadline_timer_, 0);
 }
@@ -379,7 +403,8 @@ void RequestStream::Cancel() {
 
 size_t RequestStream::num_bytes() const {
   MutexLock lock(mutex_);
-  size_t bytes = sizeof(RequestStream) + 4 * request_.prompt.size();
+  size_t bytes = sizeof(RequestStream) + 4 * request_.prompt.size() +
+                 2 * request_.parameters.SpaceUsedLong();  // accepted_ has them too
   for (const ChoiceOutput& choice : choices_) bytes += sizeof(ChoiceOutput) + choice.num_bytes();
   return bytes;
 }

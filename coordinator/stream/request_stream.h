@@ -150,7 +150,10 @@ class RequestStream final : public TokenReceiver,
   absl::Status StartChoices() QUIRE_REQUIRES(mutex_);
   bool TakeDelta(Cursor* cursor, v1::GenerateEvent* event) QUIRE_REQUIRES(mutex_);
   bool TakeFinish(Cursor* cursor, v1::GenerateEvent* event) QUIRE_REQUIRES(mutex_);
+  // The client has more tokens than the stream, which has yet to make them and be compared.
+  bool IsBehind(const Cursor& cursor) const QUIRE_REQUIRES(mutex_);
   absl::Status CheckResume(Cursor* cursor) QUIRE_REQUIRES(mutex_);
+  void OnDeadline(uint64_t client_number, const std::string& name);
   RequestRecord MakeRecord(const absl::Status& status) const QUIRE_REQUIRES(mutex_);
 
   const uint64_t key_;
@@ -161,6 +164,7 @@ class RequestStream final : public TokenReceiver,
 
   mutable Mutex mutex_;
   std::shared_ptr<ClientSink> client_ QUIRE_GUARDED_BY(mutex_);
+  uint64_t num_clients_ QUIRE_GUARDED_BY(mutex_) = 0;  // ever
   TimerQueue::Id deadline_timer_ QUIRE_GUARDED_BY(mutex_) = 0;
   PreparedRequest request_ QUIRE_GUARDED_BY(mutex_);
   bool begun_ QUIRE_GUARDED_BY(mutex_) = false;  // request_ is set

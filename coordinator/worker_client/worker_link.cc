@@ -91,28 +91,31 @@ void WorkerLink::Connect() {
   }
   std::shared_ptr<WorkerConnector::Sink> sink = connector_->OpenSession(
       std::make_shared<SessionHandler>(weak_from_this(), session, Holds::Take(holds_)));
-  SessionRequest open;
-  open.mutable_open()->set_coordinator_id(context_.coordinator_id);
-  open.mutable_open()->set_protocol(1);
-  sink->Write(std::move(open));
+  bool needed = false;
   {
     MutexLock lock(mutex_);
-    if (!shut_down_ && session == session_ && closed_session_ < session) {
-      sink_ = sink;
-      return;
-    }
+    needed = !shut_down_ && session == session_ && closed_session_ < session;
+    if (needed) sink_ = sink;
   }
-  sink->Close(absl::CancelledError("the session is not needed any more"));
+  if (!needed) return sink->Close(absl::CancelledError("the session is not needed any more"));
+  // A session of this link alone: two addresses of one worker do not take each other's.
+  SessionRequest open;
+  open.mutable_open()->set_coordinator_id(absl::StrCat(context_.coordinator_id, "/", number_));
+  open.mutable_open()->set_protocol(1);
+  sink->Write(std::move(open));
 }
 
 void WorkerLink::OnOpened(uint64_t session, const worker::v1::Opened& opened) {
   if (absl::Status status = context_.admit(*this, opened); !status.ok()) {
-    LogWarning(absl::StrCat("worker at ", address_, " is not taken: ", status.message()));
     std::shared_ptr<WorkerConnector::Sink> sink;
+    bool is_news = false;
     {
       MutexLock lock(mutex_);
-      why_ = std::string(status.message());
+      is_news = SetWhy(status);
       sink = sink_;
+    }
+    if (is_news) {
+      LogWarning(absl::StrCat("worker at ", address_, " is not taken: ", status.message()));
     }
     if (sink != nullptr) sink->Close(status);
     return;
@@ -175,6 +178,7 @@ void WorkerLink::OnFiles(uint64_t session, absl::StatusOr<ModelFiles> files) {
 
 void WorkerLink::OnModel(uint64_t session,
                          const absl::StatusOr<std::shared_ptr<const ServedModel>>& model) {
+  bool is_news = false;
   {
     MutexLock lock(mutex_);
     if (session != session_ || !opened_) return;
@@ -183,7 +187,7 @@ void WorkerLink::OnModel(uint64_t session,
       why_.clear();
       was_ready_ = true;
     } else {
-      why_ = std::string(model.status().message());
+      is_news = SetWhy(model.status());
     }
   }
   if (model.ok()) {
@@ -193,8 +197,16 @@ void WorkerLink::OnModel(uint64_t session,
                          v1::Engine_Name(view.info.engine()), ", ", view.info.dtype()));
     return;
   }
-  LogWarning(absl::StrCat("worker at ", address_, " cannot serve: ", model.status().message()));
+  if (is_news) {
+    LogWarning(absl::StrCat("worker at ", address_, " cannot serve: ", model.status().message()));
+  }
   RetryLater([session](WorkerLink& link) { link.FetchModel(session); });
+}
+
+bool WorkerLink::SetWhy(const absl::Status& status) {
+  const std::string why(status.message());
+  why_ = why;
+  return std::exchange(reported_why_, why) != why;
 }
 
 void WorkerLink::EndSession(const absl::Status& status) {
@@ -209,6 +221,8 @@ void WorkerLink::EndSession(const absl::Status& status) {
     requests.swap(requests_);
     num_sequences_ = 0;
     load_.Clear();
+    model_.reset();  // other files may take the name while the worker is gone
+    since_progress_ms_ = 0;
     for (const auto& [key, request] : requests) lost_keys_.push_back(key);
   }
   if (sink != nullptr) sink->Close(status);
@@ -278,6 +292,9 @@ WorkerView WorkerLink::View() const {
   } else if (silent > kSilenceMicros) {
     view.state = v1::WorkerLoad::SUSPECT;
     view.why = absl::StrCat("silent for ", silent / 1000, " ms");
+  } else if (since_progress_ms_ * 1000 > kNoProgressMicros) {
+    view.state = v1::WorkerLoad::SUSPECT;
+    view.why = absl::StrCat("no step ended for ", since_progress_ms_, " ms");
   } else {
     view.state = v1::WorkerLoad::READY;
     view.why.clear();
@@ -344,6 +361,7 @@ void WorkerLink::OnEvent(uint64_t session, SessionEvent event) {
     if (session != session_ || closed_session_ >= session) return;
     heard_at_ = SteadyMicros();
     if (event.has_load()) load_ = event.load();
+    if (event.has_pong()) since_progress_ms_ = event.pong().since_progress_ms();
     if (!opened_ && !event.has_opened()) return;
   }
   switch (event.event_case()) {

@@ -41,6 +41,8 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   static constexpr int64_t kRetryMicros = 250'000;
   // A session this long without a word makes the worker SUSPECT.
   static constexpr int64_t kSilenceMicros = 1'500'000;
+  // So does an engine that has work and ends no step for this long: far beyond any step's time.
+  static constexpr int64_t kNoProgressMicros = 30'000'000;
 
   struct Context {
     std::string coordinator_id;
@@ -100,6 +102,8 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   void OnRejected(const worker::v1::Rejected& rejected);
   void OnClosed(uint64_t session, const absl::Status& status);
   void EndSession(const absl::Status& status);
+  // Why the worker cannot be used. False: that was the reason the last time, too.
+  bool SetWhy(const absl::Status& status) QUIRE_REQUIRES(mutex_);
   void RetryLater(std::function<void(WorkerLink&)> what);
   std::shared_ptr<TokenReceiver> Receiver(uint64_t key, uint32_t attempt) QUIRE_REQUIRES(mutex_);
 
@@ -118,10 +122,12 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   bool was_ready_ QUIRE_GUARDED_BY(mutex_) = false;
   bool shut_down_ QUIRE_GUARDED_BY(mutex_) = false;
   std::string why_ QUIRE_GUARDED_BY(mutex_) = "connecting";
+  std::string reported_why_ QUIRE_GUARDED_BY(mutex_);  // in the log
   std::string incarnation_ QUIRE_GUARDED_BY(mutex_);
   worker::v1::WorkerInfo info_ QUIRE_GUARDED_BY(mutex_);
   worker::v1::Load load_ QUIRE_GUARDED_BY(mutex_);
   int64_t heard_at_ QUIRE_GUARDED_BY(mutex_) = 0;
+  int64_t since_progress_ms_ QUIRE_GUARDED_BY(mutex_) = 0;  // as the last Pong said
   uint64_t pings_ QUIRE_GUARDED_BY(mutex_) = 0;
   std::shared_ptr<const ServedModel> model_ QUIRE_GUARDED_BY(mutex_);
   absl::flat_hash_map<uint64_t, Request> requests_ QUIRE_GUARDED_BY(mutex_);

@@ -109,6 +109,11 @@ class InProcessNetwork {
     if (at != nullptr) replaced_.push_back(std::move(at));  // its connections are open still
     at = std::move(worker);
   }
+  // The worker at `address` answers at `alias` too.
+  void Alias(const std::string& alias, const std::string& address) {
+    MutexLock lock(mutex_);
+    workers_[alias] = workers_.at(address);
+  }
   // The worker at `address` is gone: its connections are cut.
   void Kill(const std::string& address) {
     std::vector<std::unique_ptr<Stream>> cut;

@@ -160,6 +160,25 @@ TEST_F(RequestStreamTest, RefusesToResumeWithOtherTokens) {
   EXPECT_EQ(FieldOf(status), "resume.choices[0].emitted_token_ids");
 }
 
+TEST_F(RequestStreamTest, AClientThatIsAheadIsComparedOnceTheStreamIsThere) {
+  StartWorker("a:1", {.step_micros = 2'000});
+  Run first = Start("r", Prepared(60));
+  first.client->WaitForTokens(3);
+  Run ahead = Attach("r", {Expected(40)});
+  ahead.client->Kick();
+  EXPECT_TRUE(ahead.client->WaitForEnd().ok());
+  EXPECT_EQ(ahead.client->first_index(), 40u);
+  EXPECT_EQ(ahead.client->tokens(), Expected(60, 40));
+
+  Run second = Start("s", Prepared(60));
+  second.client->WaitForTokens(3);
+  std::vector<uint32_t> wrong = Expected(40);
+  wrong[39] ^= 1;
+  Run other = Attach("s", {wrong});
+  other.client->Kick();
+  EXPECT_TRUE(absl::IsInvalidArgument(other.client->WaitForEnd()));
+}
+
 TEST_F(RequestStreamTest, ANewRequestContinuesFromEmittedTokens) {
   StartWorker("a:1");
   PreparedRequest request = Prepared(30);

@@ -73,6 +73,33 @@ TEST_F(WorkerRegistryTest, ARestartUnderTheSameAddressIsNoticedByItsAnnouncement
   coordinator_.WaitUntilReady(1);
 }
 
+TEST_F(WorkerRegistryTest, AWorkerUnderTwoAddressesServesUnderOne) {
+  network_.Start("a:1", {.name = "one"});
+  network_.Alias("b:1", "a:1");
+  coordinator_.registry().AddStatic("a:1");
+  coordinator_.WaitUntilReady(1);
+  coordinator_.registry().AddStatic("b:1");
+  for (;;) {
+    const std::vector<WorkerView> views = coordinator_.registry().Views();
+    ASSERT_EQ(views.size(), 2u);
+    EXPECT_EQ(views[0].state, v1::WorkerLoad::READY) << "the first session lives on";
+    if (views[1].why.find("is known already at a:1") != std::string::npos) break;
+    coordinator_.WaitForTick();
+  }
+}
+
+TEST_F(WorkerRegistryTest, AnAnnouncementOfAnothersAddressRestartsItOnceAtMost) {
+  network_.Start("a:1", {.name = "one"});
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", Info("one")).ok());
+  coordinator_.WaitUntilReady(1);
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "stray", Info("two")).ok());
+  coordinator_.WaitUntilReady(1);
+  const absl::Status refused = coordinator_.registry().Join("a:1", "stray", Info("two"));
+  EXPECT_TRUE(absl::IsAlreadyExists(refused)) << refused;
+  EXPECT_NE(refused.message().find("--advertise-address"), std::string::npos);
+  EXPECT_EQ(Only().state, v1::WorkerLoad::READY);
+}
+
 TEST_F(WorkerRegistryTest, DrainingShows) {
   network_.Start("a:1", {.name = "one"});
   coordinator_.registry().AddStatic("a:1");

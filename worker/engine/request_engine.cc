@@ -82,7 +82,8 @@ absl::Status RequestEngine::Submit(EngineRequest request, Micros now) {
     spec.params = std::move(params);
     spec.priority = request.priority;
     spec.cache_salt = request.cache_salt;
-    spec.queue_deadline = request.queue_deadline;
+    // The request has begun to run when its first choice has.
+    if (!first.has_value()) spec.queue_deadline = request.queue_deadline;
     spec.prompt_source = first;
     const SequenceTag tag = spec.tag;
     choices_[tag] = {request.key, request.attempt, choice};

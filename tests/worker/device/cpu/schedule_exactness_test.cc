@@ -132,7 +132,7 @@ class Schedule {
     scheduler.kv.enable_prefix_caching = Below(5) != 0;
     scheduler.max_num_seqs = options.num_slots;
     scheduler.max_num_batched_tokens = options.max_num_batched_tokens;
-    scheduler.max_queue = kNumRequests;
+    scheduler.max_queue = 2 * kNumRequests;  // in choices
     engine_ = std::make_unique<RequestEngine>(
         RequestEngine::Options{executor_->limits().context_length, subject.config().vocab_size},
         std::make_unique<BatchScheduler>(scheduler));
@@ -176,7 +176,7 @@ class Schedule {
       next_index_[{i, choice}] = static_cast<uint32_t>(emitted.size());
       request.emitted.push_back(std::move(emitted));
     }
-    EXPECT_TRUE(engine_->Submit(std::move(request), 0).ok());
+    EXPECT_EQ(engine_->Submit(std::move(request), 0), absl::OkStatus());
   }
 
   bool Step() {
