@@ -32,6 +32,19 @@ TEST_F(RequestEngineTest, RunsChoicesThatDoNotDifferInTheirPrompt) {
   EXPECT_EQ(driver_.stream(1, 1).finish.usage.cached_tokens, 4u);
 }
 
+TEST_F(RequestEngineTest, AQueueTimeoutDoesNotEndARequestThatHasBegun) {
+  EngineRequest request = MakeRequest(1, {1, 2, 3, 4, 5}, 6);
+  request.n = 2;
+  request.queue_deadline = 10;
+  ASSERT_TRUE(driver_.Submit(request).ok());
+  ASSERT_TRUE(driver_.Step());  // choice 0 begins; choice 1 waits for its prompt
+  driver_.now = 20;
+  driver_.RunUntilIdle();
+  for (uint32_t choice = 0; choice < 2; ++choice) {
+    EXPECT_EQ(driver_.stream(1, choice).finish.reason, FinishReason::kLength);
+  }
+}
+
 TEST_F(RequestEngineTest, ContinuesFromEmittedTokens) {
   const std::vector<TokenId> whole = ExpectedTokens({9, 8, 7}, 10);
   for (uint32_t cut = 0; cut <= 10; ++cut) {
