@@ -35,7 +35,9 @@ WORKER = """
 import os, pathlib, signal, sys
 assert "--join" in sys.argv
 note = pathlib.Path(os.environ["DEMO_NOTES"]) / sys.argv[sys.argv.index("--worker-name") + 1]
-note.write_text(str(os.getpid()))
+draft = note.parent.parent / f"{note.name}.draft"
+draft.write_text(str(os.getpid()))
+draft.rename(note)  # whole, or not there
 print("quire-worker listening on 127.0.0.1:1", flush=True)
 signal.pause()
 """
@@ -53,6 +55,15 @@ elif sys.argv[1] == "bench":
     names = ("duration", "median_e2el_ms", "p99_e2el_ms", "median_ttft_ms", "median_tpot_ms", "output_throughput")
     pathlib.Path(sys.argv[sys.argv.index("--output") + 1]).write_text(json.dumps(dict.fromkeys(names, 5.0)))
 """
+
+
+def is_running(pid):
+    """Whether the process runs. One that has ended may wait a while for its parent, or init, to notice."""
+    try:
+        stat = pathlib.Path("/proc", str(pid), "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 class DemoTest(unittest.TestCase):
@@ -91,7 +102,7 @@ class DemoTest(unittest.TestCase):
 
     def assert_all_stopped(self):
         for note in self.notes.iterdir():
-            self.assertFalse(pathlib.Path("/proc", note.read_text()).exists(), note.name)
+            self.assertFalse(is_running(int(note.read_text())), note.name)
 
     def test_equal_tokens_are_a_success(self):
         code, out, _ = self.run_demo()
@@ -129,6 +140,8 @@ class DemoTest(unittest.TestCase):
         self.write_quire("print('measuring', file=sys.stderr, flush=True); signal.pause()")
         script = f"import demo; demo.HF_WORKERS = {{}}; raise SystemExit(demo.main({self.flags()!r}))"
         for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)):
+            for note in self.notes.iterdir():
+                note.unlink()
             with self.subTest(number.name), subprocess.Popen(
                     [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
                 self.assertTrue(any("measuring" in line for line in process.stdout))
