@@ -222,7 +222,6 @@ void WorkerLink::EndSession(const absl::Status& status) {
     num_sequences_ = 0;
     load_.Clear();
     model_.reset();  // other files may take the name while the worker is gone
-    since_progress_ms_ = 0;
     for (const auto& [key, request] : requests) lost_keys_.push_back(key);
   }
   if (sink != nullptr) sink->Close(status);
@@ -292,9 +291,6 @@ WorkerView WorkerLink::View() const {
   } else if (silent > kSilenceMicros) {
     view.state = v1::WorkerLoad::SUSPECT;
     view.why = absl::StrCat("silent for ", silent / 1000, " ms");
-  } else if (since_progress_ms_ * 1000 > kNoProgressMicros) {
-    view.state = v1::WorkerLoad::SUSPECT;
-    view.why = absl::StrCat("no step ended for ", since_progress_ms_, " ms");
   } else {
     view.state = v1::WorkerLoad::READY;
     view.why.clear();
@@ -361,7 +357,6 @@ void WorkerLink::OnEvent(uint64_t session, SessionEvent event) {
     if (session != session_ || closed_session_ >= session) return;
     heard_at_ = SteadyMicros();
     if (event.has_load()) load_ = event.load();
-    if (event.has_pong()) since_progress_ms_ = event.pong().since_progress_ms();
     if (!opened_ && !event.has_opened()) return;
   }
   switch (event.event_case()) {

@@ -41,8 +41,6 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   static constexpr int64_t kRetryMicros = 250'000;
   // A session this long without a word makes the worker SUSPECT.
   static constexpr int64_t kSilenceMicros = 1'500'000;
-  // So does an engine that has work and ends no step for this long: far beyond any step's time.
-  static constexpr int64_t kNoProgressMicros = 30'000'000;
 
   struct Context {
     std::string coordinator_id;
@@ -127,7 +125,6 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   worker::v1::WorkerInfo info_ QUIRE_GUARDED_BY(mutex_);
   worker::v1::Load load_ QUIRE_GUARDED_BY(mutex_);
   int64_t heard_at_ QUIRE_GUARDED_BY(mutex_) = 0;
-  int64_t since_progress_ms_ QUIRE_GUARDED_BY(mutex_) = 0;  // as the last Pong said
   uint64_t pings_ QUIRE_GUARDED_BY(mutex_) = 0;
   std::shared_ptr<const ServedModel> model_ QUIRE_GUARDED_BY(mutex_);
   absl::flat_hash_map<uint64_t, Request> requests_ QUIRE_GUARDED_BY(mutex_);
