@@ -15,11 +15,15 @@ endfunction()
 # Everything that ThreadSanitizer runs: the tests labelled so. The rest links gRPC's servers, which
 # Debian builds without instrumentation.
 add_custom_target(tsan_tests)
+# What AddressSanitizer runs: every GoogleTest binary but those of clients/, whose build under a
+# sanitizer takes longer than all the others together.
+add_custom_target(asan_tests)
 
 # quire_test(NAME SOURCES ... DEPS ... [LABELS ...] [TIMEOUT seconds]): one GoogleTest binary, each
-# of its tests a ctest entry of its own. Labels: tsan (part of tsan_tests), slow (not in ./dev test quick).
+# of its tests a ctest entry of its own. Labels: tsan (part of tsan_tests), slow (not in ./dev test
+# quick, nor under AddressSanitizer). NO_ASAN keeps it out of asan_tests.
 function(quire_test name)
-  cmake_parse_arguments(ARG "NO_MAIN" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "NO_MAIN;NO_ASAN" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}")
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest)
@@ -32,8 +36,12 @@ function(quire_test name)
   if("tsan" IN_LIST ARG_LABELS)
     add_dependencies(tsan_tests ${name})
   endif()
-  # A list survives the way to ctest only with its semicolons escaped.
-  string(REPLACE ";" "\\;" labels "${ARG_LABELS}")
+  if(NOT ARG_NO_ASAN)
+    add_dependencies(asan_tests ${name})
+    list(PREPEND ARG_LABELS asan)
+  endif()
+  # One label a test, since a list does not survive the way to ctest; ctest matches parts of it.
+  list(JOIN ARG_LABELS "_" labels)
   include(GoogleTest)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST
     PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${labels}")
