@@ -271,19 +271,25 @@ class TestClient final : public ClientSink, public std::enable_shared_from_this<
   }
 
   void Kick() override {
-    MutexLock lock(mutex_);
-    while (reads_ && !status_.has_value()) {
-      v1::GenerateEvent event;
-      absl::Status status;
-      const RequestStream::Taken taken = stream_->Take(&cursor_, &event, &status);
-      if (taken == RequestStream::Taken::kNothing) break;
-      if (taken == RequestStream::Taken::kEnd) {
-        status_ = status;
-      } else {
-        Record(event);
+    bool has_ended = false;
+    {
+      MutexLock lock(mutex_);
+      while (reads_ && !status_.has_value()) {
+        v1::GenerateEvent event;
+        absl::Status status;
+        const RequestStream::Taken taken = stream_->Take(&cursor_, &event, &status);
+        if (taken == RequestStream::Taken::kNothing) break;
+        if (taken == RequestStream::Taken::kEnd) {
+          status_ = status;
+          has_ended = true;
+        } else {
+          Record(event);
+        }
       }
+      changed_.NotifyAll();
     }
-    changed_.NotifyAll();
+    // As a call does when it ends: the stream lets go of its client.
+    if (has_ended) stream_->ClientGone(this);
   }
   void Abort(const absl::Status& status) override {
     MutexLock lock(mutex_);
