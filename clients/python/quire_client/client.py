@@ -16,7 +16,7 @@ from quire_client.events import Delta, Event, Finished
 from quire_client.info import Model, ServerInfo, TokenizedText, WorkerLoad
 from quire_client.request import GenerateOptions, Prompt, build_request
 from quire_client.stream import StreamState
-from quire_client.targets import CHANNEL_OPTIONS, Attempts, parse_targets
+from quire_client.targets import CHANNEL_OPTIONS, Targets
 
 _DEFAULT_ATTEMPTS = 8
 
@@ -48,20 +48,18 @@ class Client:
     """Asks coordinators and waits for the answer. Thread safe.
 
     targets: one or more HOST:PORT, as a sequence or separated by commas. The first that answers is used, and kept
-    until it fails. credentials: None is plain text. max_attempts: how many attempts in a row may end UNAVAILABLE
-    before the error is the caller's.
+    until it fails. credentials: None is plain text. max_attempts: how many attempts in a row, without a new
+    token between them, may end UNAVAILABLE before the error is the caller's.
     """
 
     def __init__(self, targets: str | Sequence[str], *, credentials: grpc.ChannelCredentials | None = None,
                  max_attempts: int = _DEFAULT_ATTEMPTS) -> None:
-        self._targets = parse_targets(targets)
+        self._targets = Targets(targets, max_attempts)
         self._channels = [
             grpc.insecure_channel(target, CHANNEL_OPTIONS) if credentials is None else
-            grpc.secure_channel(target, credentials, CHANNEL_OPTIONS) for target in self._targets
+            grpc.secure_channel(target, credentials, CHANNEL_OPTIONS) for target in self._targets.names
         ]
         self._stubs = [pb_grpc.InferenceStub(channel) for channel in self._channels]
-        self._max_attempts = max_attempts
-        self._preferred = 0
         self._is_closed = threading.Event()
 
     def close(self) -> None:
@@ -81,7 +79,8 @@ class Client:
         """Events of one request: Accepted, then Delta and Notice, then Finished for each choice.
 
         timeout: seconds for all of it. The request is sent when the first event is asked for; leaving the loop
-        early cancels it. A stream that breaks off is resumed, at the next target if there are several.
+        early cancels it. A stream of the paged engine that breaks off is resumed, at the next target if there are
+        several; one of another engine only as long as no token has come.
         """
         return self._events(StreamState(build_request(prompt, **options)), _deadline(timeout))
 
@@ -118,15 +117,14 @@ class Client:
         return ServerInfo.from_proto(self._call("GetServerInfo", pb.GetServerInfoRequest()))
 
     def _events(self, state: StreamState, deadline: float | None) -> Iterator[Event]:
-        attempts = Attempts(len(self._targets), self._preferred, self._max_attempts)
+        attempts = self._targets.attempts()
         while not state.all_finished:
             if self._is_closed.is_set():
                 raise _closed()
             call = self._stubs[attempts.target].Generate(state.next_request(), timeout=_remaining(deadline))
             try:
                 for message in call:
-                    attempts.progress()
-                    self._preferred = attempts.target
+                    attempts.answered()
                     event = state.accept(message)
                     if event is not None:
                         yield event
@@ -135,20 +133,20 @@ class Client:
                 failure = from_rpc_error(error)
             finally:
                 call.cancel()
-            pause = attempts.pause_after(failure)
+            pause = attempts.pause_after(failure, state.num_new_tokens) if state.can_resume else None
             if pause is None:
                 yield from state.aborted()
                 raise failure
             self._wait(pause, deadline)
 
     def _call(self, method: str, request: Any) -> Any:
-        attempts = Attempts(len(self._targets), self._preferred, self._max_attempts)
+        attempts = self._targets.attempts()
         while True:
             if self._is_closed.is_set():
                 raise _closed()
             try:
                 answer = getattr(self._stubs[attempts.target], method)(request)
-                self._preferred = attempts.target
+                attempts.answered()
                 return answer
             except grpc.RpcError as error:
                 failure = from_rpc_error(error)
@@ -168,14 +166,12 @@ class AsyncClient:
 
     def __init__(self, targets: str | Sequence[str], *, credentials: grpc.ChannelCredentials | None = None,
                  max_attempts: int = _DEFAULT_ATTEMPTS) -> None:
-        self._targets = parse_targets(targets)
+        self._targets = Targets(targets, max_attempts)
         self._channels = [
             grpc.aio.insecure_channel(target, CHANNEL_OPTIONS) if credentials is None else
-            grpc.aio.secure_channel(target, credentials, CHANNEL_OPTIONS) for target in self._targets
+            grpc.aio.secure_channel(target, credentials, CHANNEL_OPTIONS) for target in self._targets.names
         ]
         self._stubs = [pb_grpc.InferenceStub(channel) for channel in self._channels]
-        self._max_attempts = max_attempts
-        self._preferred = 0
 
     async def close(self) -> None:
         """Ends running calls with CANCELLED."""
@@ -225,13 +221,12 @@ class AsyncClient:
         return ServerInfo.from_proto(await self._call("GetServerInfo", pb.GetServerInfoRequest()))
 
     async def _events(self, state: StreamState, deadline: float | None) -> AsyncIterator[Event]:
-        attempts = Attempts(len(self._targets), self._preferred, self._max_attempts)
+        attempts = self._targets.attempts()
         while not state.all_finished:
             call = self._stubs[attempts.target].Generate(state.next_request(), timeout=_remaining(deadline))
             try:
                 async for message in call:
-                    attempts.progress()
-                    self._preferred = attempts.target
+                    attempts.answered()
                     event = state.accept(message)
                     if event is not None:
                         yield event
@@ -240,7 +235,7 @@ class AsyncClient:
                 failure = from_rpc_error(error)
             finally:
                 call.cancel()
-            pause = attempts.pause_after(failure)
+            pause = attempts.pause_after(failure, state.num_new_tokens) if state.can_resume else None
             if pause is None:
                 for event in state.aborted():
                     yield event
@@ -248,11 +243,11 @@ class AsyncClient:
             await self._wait(pause, deadline)
 
     async def _call(self, method: str, request: Any) -> Any:
-        attempts = Attempts(len(self._targets), self._preferred, self._max_attempts)
+        attempts = self._targets.attempts()
         while True:
             try:
                 answer = await getattr(self._stubs[attempts.target], method)(request)
-                self._preferred = attempts.target
+                attempts.answered()
                 return answer
             except grpc.RpcError as error:
                 failure = from_rpc_error(error)

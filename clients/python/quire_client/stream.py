@@ -1,5 +1,8 @@
 """One request's stream across connections: pure bookkeeping, shared by both clients."""
 
+import time
+from collections.abc import Callable
+
 import grpc
 
 from quire.v1 import inference_pb2 as pb
@@ -7,15 +10,22 @@ from quire_client import events
 from quire_client.errors import QuireError
 
 
+# Streams of the other engines do not move: their tokens depend on more than the request.
+_MOVABLE_ENGINES = (pb.ENGINE_UNSPECIFIED, pb.PAGED)
+
+
 class StreamState:
     """Keeps what came of a request, so that a broken stream can be taken up after its last token.
 
-    Not thread safe: its stream owns it.
+    clock: seconds, never back. Not thread safe: its stream owns it.
     """
 
-    def __init__(self, request: pb.GenerateRequest) -> None:
+    def __init__(self, request: pb.GenerateRequest, clock: Callable[[], float] = time.monotonic) -> None:
         self._request = request
-        self._accepted = False
+        self._clock = clock
+        self._sent_at: float | None = None  # the first time
+        self._numerics_id: str | None = None  # of the first Accepted
+        self._num_new_tokens = 0
         self._emitted = [list(choice.emitted_token_ids) for choice in request.resume.choices]
         while len(self._emitted) < max(1, request.sampling.n):
             self._emitted.append([])
@@ -23,10 +33,15 @@ class StreamState:
         self._aborted: list[events.Finished] = []
 
     def next_request(self) -> pb.GenerateRequest:
-        """What to send on a new connection: the request, and the tokens that came already."""
+        """What to send on a new connection: the request, the tokens that came already, and the time that is left."""
         self._aborted.clear()
         request = pb.GenerateRequest()
         request.CopyFrom(self._request)
+        now = self._clock()
+        if self._sent_at is None:
+            self._sent_at = now
+        elif request.HasField("timeout_ms"):  # counts from the first send, not from here
+            request.timeout_ms = max(1, request.timeout_ms - int((now - self._sent_at) * 1000))
         request.ClearField("resume")
         if any(self._emitted):
             for ids in self._emitted:
@@ -37,17 +52,26 @@ class StreamState:
     def all_finished(self) -> bool:
         return len(self._finished) == len(self._emitted)
 
+    @property
+    def num_new_tokens(self) -> int:
+        """Tokens that came since the start, over all choices: it grows as long as the stream gets on."""
+        return self._num_new_tokens
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether another connection would bring the same tokens."""
+        return self._request.engine in _MOVABLE_ENGINES or self._num_new_tokens == 0
+
     def accept(self, message: pb.GenerateEvent) -> events.Event | None:
         """The event to hand on; None for one that the caller has, that this version does not know, or that is held
         back: the end of an aborted choice is one only if the status that follows leaves no other attempt.
 
-        QuireError with DATA_LOSS: the server's tokens do not go on where the last ones ended.
+        QuireError with DATA_LOSS: the server's tokens do not go on where the last ones ended, or have other numerics.
         """
         event = events.from_proto(message)
         match event:
             case events.Accepted():
-                first, self._accepted = not self._accepted, True
-                return event if first else None
+                return event if self._is_first(event) else None
             case events.Delta():
                 self._extend(event)
             case events.Finished():
@@ -63,6 +87,16 @@ class StreamState:
         """The ends that were held back on this connection."""
         return list(self._aborted)
 
+    def _is_first(self, accepted: events.Accepted) -> bool:
+        if self._numerics_id is None:
+            self._numerics_id = accepted.numerics_id
+            return True
+        if accepted.numerics_id != self._numerics_id:  # only equal numerics promise the same tokens
+            raise QuireError(grpc.StatusCode.DATA_LOSS,
+                             f"the stream would go on with other numerics: {self._numerics_id} before, "
+                             f"now {accepted.numerics_id}")
+        return False
+
     def _extend(self, delta: events.Delta) -> None:
         if delta.choice >= len(self._emitted):
             raise QuireError(grpc.StatusCode.DATA_LOSS,
@@ -72,3 +106,4 @@ class StreamState:
             raise QuireError(grpc.StatusCode.DATA_LOSS,
                              f"token {delta.first_index} of choice {delta.choice} came, not {len(ids)}")
         ids.extend(delta.token_ids)
+        self._num_new_tokens += len(delta.token_ids)

@@ -28,32 +28,51 @@ def parse_targets(targets: str | Sequence[str]) -> tuple[str, ...]:
     return parsed
 
 
+class Targets:
+    """The coordinators that a client may use. A call begins at the one that answered last."""
+
+    def __init__(self, targets: str | Sequence[str], max_attempts: int) -> None:
+        self.names = parse_targets(targets)
+        self.preferred = 0
+        self._max_attempts = max_attempts
+
+    def attempts(self) -> "Attempts":
+        """For one call."""
+        return Attempts(self, self._max_attempts)
+
+
 class Attempts:
     """Walks the targets for one call: the next one at once, and a growing pause after each full round.
 
-    `limit` is how many attempts in a row may fail without progress.
+    `limit` is how many attempts in a row may fail without a new token between them.
     """
 
-    def __init__(self, num_targets: int, first: int, limit: int) -> None:
-        self._num_targets = num_targets
+    def __init__(self, targets: Targets, limit: int) -> None:
+        self._targets = targets
         self._limit = limit
         self._failed = 0
-        self.target = first
+        self._num_tokens = 0  # at the last failure
+        self.target = targets.preferred
 
-    def progress(self) -> None:
-        """Something came: the server is alive."""
-        self._failed = 0
+    def answered(self) -> None:
+        """The target said something: later calls begin there."""
+        self._targets.preferred = self.target
 
-    def pause_after(self, error: QuireError) -> float | None:
+    def pause_after(self, error: QuireError, num_tokens: int = 0) -> float | None:
         """Moves on to the next target and gives the seconds to wait before it is asked.
 
-        None: another attempt makes no sense. Only UNAVAILABLE passes by itself.
+        num_tokens: how many came since the call began. None: another attempt makes no sense. Only UNAVAILABLE passes
+        by itself.
         """
+        if num_tokens > self._num_tokens:
+            self._failed = 0
+        self._num_tokens = num_tokens
         self._failed += 1
         if error.code is not grpc.StatusCode.UNAVAILABLE or self._failed >= self._limit:
             return None
-        self.target = (self.target + 1) % self._num_targets
-        rounds, position = divmod(self._failed, self._num_targets)
+        num_targets = len(self._targets.names)
+        self.target = (self.target + 1) % num_targets
+        rounds, position = divmod(self._failed, num_targets)
         if position != 0:
             return 0.0
         pause = min(_FIRST_PAUSE_S * 2.0 ** (rounds - 1), _LONGEST_PAUSE_S)

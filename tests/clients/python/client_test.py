@@ -123,6 +123,28 @@ class ClientTests:
         self.assertEqual(self.tokens(events), [0, 1, 2, 3])
         self.assertEqual([e.reason for e in events if isinstance(e, Finished)], [FinishReason.LENGTH])
 
+    def test_a_server_that_accepts_and_fails_is_given_up(self):
+        server = self.serve(*[Script(tokens=1, failure=GONE)] * 9)
+        events, error = self.connect(server, max_attempts=3).collect("hello")
+        self.assertEqual(self.tokens(events), [0])
+        self.assertIs(error.code, grpc.StatusCode.UNAVAILABLE)
+        self.assertEqual(len(server.service.requests), 3)
+
+    def test_other_numerics_end_the_stream(self):
+        server = self.serve(Script(tokens=1, failure=GONE), Script(tokens=2, numerics_id="m"))
+        events, error = self.connect(server).collect("hello")
+        self.assertEqual(self.tokens(events), [0])
+        self.assertIs(error.code, grpc.StatusCode.DATA_LOSS)
+
+    def test_a_stream_of_another_engine_does_not_move_once_a_token_came(self):
+        for engine in ("baseline", "hf_reference"):
+            with self.subTest(engine):
+                server = self.serve(Script(tokens=0, failure=GONE), Script(tokens=1, failure=GONE, aborts=True))
+                events, error = self.connect(server).collect("hello", engine=engine)
+                self.assertEqual(self.tokens(events), [0])
+                self.assertIs(events[-1].reason, FinishReason.ABORTED)
+                self.assertEqual(error.message, "the worker is gone")
+
     def test_all_choices_are_resumed(self):
         server = self.serve(Script(tokens=2, failure=GONE), Script(tokens=3))
         events, error = self.connect(server).collect("hello", n=2)

@@ -28,6 +28,7 @@ class Script:
     aborts: bool = False  # a Finished with ABORTED goes before the failure
     skip: int = 0  # leaves a gap of so many tokens: a broken server
     hang: bool = False  # after the tokens, until the client leaves
+    numerics_id: str = "n"
 
 
 @dataclass
@@ -48,7 +49,7 @@ class FakeInference(pb_grpc.InferenceServicer):
             _abort(context, script.failure)
         parameters = pb.ResolvedParameters(n=max(1, request.sampling.n), temperature=request.sampling.temperature)
         yield pb.GenerateEvent(accepted=pb.Accepted(request_id=request.request_id, parameters=parameters,
-                                                    prompt_token_count=1, worker="fake", numerics_id="n"))
+                                                    prompt_token_count=1, worker="fake", numerics_id=script.numerics_id))
         for choice in range(parameters.n):
             resumed = request.resume.choices[choice].emitted_token_ids if request.resume.choices else []
             for i in range(len(resumed) + script.skip, script.tokens):

@@ -6,11 +6,15 @@ from quire_client.errors import QuireError
 from quire_client.events import Accepted, Delta, Finished
 from quire_client.request import build_request
 from quire_client.stream import StreamState
-from quire_client.targets import Attempts, parse_targets
+from quire_client.targets import Targets, parse_targets
 
 
 def delta(first_index, ids, choice=0):
     return pb.GenerateEvent(delta=pb.Delta(choice=choice, first_index=first_index, token_ids=ids))
+
+
+def accepted(numerics_id):
+    return pb.GenerateEvent(accepted=pb.Accepted(request_id="r", numerics_id=numerics_id))
 
 
 def finished(choice=0, reason=pb.Finished.LENGTH):
@@ -41,15 +45,50 @@ class StreamStateTest(unittest.TestCase):
 
     def test_accepted_and_finished_come_once(self):
         state = StreamState(build_request("p", n=2))
-        accepted = pb.GenerateEvent(accepted=pb.Accepted(request_id="r"))
-        self.assertIsInstance(state.accept(accepted), Accepted)
+        self.assertIsInstance(state.accept(accepted("a")), Accepted)
         self.assertIsInstance(state.accept(finished(0)), Finished)
         state.next_request()
-        self.assertIsNone(state.accept(accepted))
+        self.assertIsNone(state.accept(accepted("a")))
         self.assertIsNone(state.accept(finished(0)))
         self.assertFalse(state.all_finished)
         state.accept(finished(1))
         self.assertTrue(state.all_finished)
+
+    def test_other_numerics_are_an_error(self):
+        state = StreamState(build_request("p"))
+        state.accept(accepted("a"))
+        state.next_request()
+        with self.assertRaises(QuireError) as caught:
+            state.accept(accepted("b"))
+        self.assertIs(caught.exception.code, grpc.StatusCode.DATA_LOSS)
+        self.assertEqual(caught.exception.message, "the stream would go on with other numerics: a before, now b")
+
+    def test_only_streams_of_the_paged_engine_move(self):
+        for engine, moves in ((None, True), ("paged", True), ("baseline", False), ("hf_reference", False)):
+            with self.subTest(engine):
+                state = StreamState(build_request("p", engine=engine, resume=[[5]]))
+                state.accept(accepted("a"))
+                self.assertTrue(state.can_resume)  # nothing new came: it may begin elsewhere
+                state.accept(delta(1, [6]))
+                self.assertEqual(state.can_resume, moves)
+
+    def test_timeout_ms_counts_from_the_first_send(self):
+        now = 100.0
+        state = StreamState(build_request("p", timeout_ms=500, queue_timeout_ms=300), lambda: now)
+        now += 5
+        self.assertEqual(state.next_request().timeout_ms, 500)
+        now += 0.2
+        self.assertEqual(state.next_request().timeout_ms, 300)
+        now += 0.2
+        request = state.next_request()
+        self.assertEqual((request.timeout_ms, request.queue_timeout_ms), (100, 300))
+        now += 1
+        self.assertEqual(state.next_request().timeout_ms, 1)
+
+    def test_no_timeout_stays_none(self):
+        state = StreamState(build_request("p"))
+        self.assertFalse(state.next_request().HasField("timeout_ms"))
+        self.assertFalse(state.next_request().HasField("timeout_ms"))
 
     def test_an_aborted_end_counts_only_on_its_own_connection(self):
         state = StreamState(build_request("p"))
@@ -63,31 +102,42 @@ class StreamStateTest(unittest.TestCase):
         self.assertIsNone(StreamState(build_request("p")).accept(pb.GenerateEvent()))
 
 
+GONE = QuireError(grpc.StatusCode.UNAVAILABLE, "gone")
+
+
 class AttemptsTest(unittest.TestCase):
     def test_tries_each_target_before_it_pauses(self):
-        attempts = Attempts(num_targets=3, first=1, limit=10)
-        error = QuireError(grpc.StatusCode.UNAVAILABLE, "gone")
-        pauses, targets = [], []
+        targets = Targets("a:1,b:2,c:3", max_attempts=10)
+        targets.preferred = 1
+        attempts = targets.attempts()
+        pauses, asked = [], []
         for _ in range(7):
-            pauses.append(attempts.pause_after(error))
-            targets.append(attempts.target)
-        self.assertEqual(targets, [2, 0, 1, 2, 0, 1, 2])
+            pauses.append(attempts.pause_after(GONE))
+            asked.append(attempts.target)
+        self.assertEqual(asked, [2, 0, 1, 2, 0, 1, 2])
         self.assertEqual(pauses, [0, 0, 0.1, 0, 0, 0.2, 0])
 
-    def test_gives_up_after_the_limit_unless_there_was_progress(self):
-        attempts = Attempts(num_targets=1, first=0, limit=2)
-        error = QuireError(grpc.StatusCode.UNAVAILABLE, "gone")
-        self.assertIsNotNone(attempts.pause_after(error))
-        attempts.progress()
-        self.assertIsNotNone(attempts.pause_after(error))
-        self.assertIsNone(attempts.pause_after(error))
+    def test_a_call_begins_at_the_target_that_answered_last(self):
+        targets = Targets("a:1,b:2", max_attempts=10)
+        attempts = targets.attempts()
+        attempts.pause_after(GONE)
+        self.assertEqual(targets.attempts().target, 0)
+        attempts.answered()
+        self.assertEqual(targets.attempts().target, 1)
+
+    def test_only_a_new_token_begins_the_count_anew(self):
+        attempts = Targets("a:1", max_attempts=2).attempts()
+        self.assertIsNotNone(attempts.pause_after(GONE, num_tokens=0))
+        self.assertIsNotNone(attempts.pause_after(GONE, num_tokens=1))
+        attempts.answered()
+        self.assertIsNone(attempts.pause_after(GONE, num_tokens=1))
 
     def test_waits_as_long_as_the_server_asks(self):
-        attempts = Attempts(num_targets=1, first=0, limit=9)
+        attempts = Targets("a:1", max_attempts=9).attempts()
         self.assertEqual(attempts.pause_after(QuireError(grpc.StatusCode.UNAVAILABLE, "", retry_delay=1.5)), 1.5)
 
     def test_other_errors_are_final(self):
-        attempts = Attempts(num_targets=2, first=0, limit=9)
+        attempts = Targets("a:1,b:2", max_attempts=9).attempts()
         self.assertIsNone(attempts.pause_after(QuireError(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")))
 
     def test_targets(self):
