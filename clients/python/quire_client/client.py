@@ -4,13 +4,14 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 import grpc
 import grpc.aio
 
-from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc as pb_grpc
+from quire_client import calls
+from quire_client.calls import Result, UnaryCall
 from quire_client.errors import QuireError, from_rpc_error
 from quire_client.events import Delta, Event, Finished
 from quire_client.info import Model, ServerInfo, TokenizedText, WorkerLoad
@@ -91,30 +92,27 @@ class Client:
 
     def cancel(self, request_id: str) -> bool:
         """Stops a request, whoever runs it. Whether it lived."""
-        return self._call("Cancel", pb.CancelRequest(request_id=request_id)).found
+        return self._call(calls.cancel(request_id))
 
     def tokenize(self, text: str, *, model: str = "", add_special_tokens: bool | None = None) -> TokenizedText:
-        answer = self._call("Tokenize", pb.TokenizeRequest(model=model, text=text,
-                                                           add_special_tokens=add_special_tokens))
-        return TokenizedText(tuple(answer.token_ids), tuple(answer.tokens))
+        return self._call(calls.tokenize(text, model, add_special_tokens))
 
     def detokenize(self, token_ids: Sequence[int], *, model: str = "",
                    skip_special_tokens: bool | None = None) -> str:
-        return self._call("Detokenize", pb.DetokenizeRequest(model=model, token_ids=token_ids,
-                                                             skip_special_tokens=skip_special_tokens)).text
+        return self._call(calls.detokenize(token_ids, model, skip_special_tokens))
 
     def models(self) -> list[Model]:
-        return [Model.from_proto(m) for m in self._call("ListModels", pb.ListModelsRequest()).models]
+        return self._call(calls.models())
 
     def model(self, model: str) -> Model:
-        return Model.from_proto(self._call("GetModel", pb.GetModelRequest(model=model)))
+        return self._call(calls.model(model))
 
     def load(self) -> list[WorkerLoad]:
         """What each worker is doing now."""
-        return [WorkerLoad.from_proto(w) for w in self._call("GetLoad", pb.GetLoadRequest()).workers]
+        return self._call(calls.load())
 
     def server_info(self) -> ServerInfo:
-        return ServerInfo.from_proto(self._call("GetServerInfo", pb.GetServerInfoRequest()))
+        return self._call(calls.server_info())
 
     def _events(self, state: StreamState, deadline: float | None) -> Iterator[Event]:
         attempts = self._targets.attempts()
@@ -139,15 +137,15 @@ class Client:
                 raise failure
             self._wait(pause, deadline)
 
-    def _call(self, method: str, request: Any) -> Any:
+    def _call(self, call: UnaryCall[Result]) -> Result:
         attempts = self._targets.attempts()
         while True:
             if self._is_closed.is_set():
                 raise _closed()
             try:
-                answer = getattr(self._stubs[attempts.target], method)(request)
+                answer = getattr(self._stubs[attempts.target], call.method)(call.request)
                 attempts.answered()
-                return answer
+                return call.result_of(answer)
             except grpc.RpcError as error:
                 failure = from_rpc_error(error)
             pause = attempts.pause_after(failure)
@@ -195,30 +193,27 @@ class AsyncClient:
 
     async def cancel(self, request_id: str) -> bool:
         """Stops a request, whoever runs it. Whether it lived."""
-        return (await self._call("Cancel", pb.CancelRequest(request_id=request_id))).found
+        return await self._call(calls.cancel(request_id))
 
     async def tokenize(self, text: str, *, model: str = "", add_special_tokens: bool | None = None) -> TokenizedText:
-        answer = await self._call("Tokenize", pb.TokenizeRequest(model=model, text=text,
-                                                                 add_special_tokens=add_special_tokens))
-        return TokenizedText(tuple(answer.token_ids), tuple(answer.tokens))
+        return await self._call(calls.tokenize(text, model, add_special_tokens))
 
     async def detokenize(self, token_ids: Sequence[int], *, model: str = "",
                          skip_special_tokens: bool | None = None) -> str:
-        return (await self._call("Detokenize", pb.DetokenizeRequest(model=model, token_ids=token_ids,
-                                                                    skip_special_tokens=skip_special_tokens))).text
+        return await self._call(calls.detokenize(token_ids, model, skip_special_tokens))
 
     async def models(self) -> list[Model]:
-        return [Model.from_proto(m) for m in (await self._call("ListModels", pb.ListModelsRequest())).models]
+        return await self._call(calls.models())
 
     async def model(self, model: str) -> Model:
-        return Model.from_proto(await self._call("GetModel", pb.GetModelRequest(model=model)))
+        return await self._call(calls.model(model))
 
     async def load(self) -> list[WorkerLoad]:
         """What each worker is doing now."""
-        return [WorkerLoad.from_proto(w) for w in (await self._call("GetLoad", pb.GetLoadRequest())).workers]
+        return await self._call(calls.load())
 
     async def server_info(self) -> ServerInfo:
-        return ServerInfo.from_proto(await self._call("GetServerInfo", pb.GetServerInfoRequest()))
+        return await self._call(calls.server_info())
 
     async def _events(self, state: StreamState, deadline: float | None) -> AsyncIterator[Event]:
         attempts = self._targets.attempts()
@@ -242,13 +237,13 @@ class AsyncClient:
                 raise failure
             await self._wait(pause, deadline)
 
-    async def _call(self, method: str, request: Any) -> Any:
+    async def _call(self, call: UnaryCall[Result]) -> Result:
         attempts = self._targets.attempts()
         while True:
             try:
-                answer = await getattr(self._stubs[attempts.target], method)(request)
+                answer = await getattr(self._stubs[attempts.target], call.method)(call.request)
                 attempts.answered()
-                return answer
+                return call.result_of(answer)
             except grpc.RpcError as error:
                 failure = from_rpc_error(error)
             pause = attempts.pause_after(failure)

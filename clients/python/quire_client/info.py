@@ -68,6 +68,10 @@ class TokenizedText:
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
 
+    @staticmethod
+    def from_proto(answer: pb.TokenizeResponse) -> "TokenizedText":
+        return TokenizedText(tuple(answer.token_ids), tuple(answer.tokens))
+
 
 @dataclass(frozen=True)
 class ServerInfo:
