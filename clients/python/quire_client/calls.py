@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from google.protobuf.message import Message
+
 from quire.v1 import inference_pb2 as pb
 from quire_client.info import Model, ServerInfo, TokenizedText, WorkerLoad
 
@@ -15,7 +17,7 @@ class UnaryCall(Generic[Result]):
     """`method` is one of pb_grpc.InferenceStub."""
 
     method: str
-    request: Any
+    request: Message
     result_of: Callable[[Any], Result]
 
 

@@ -4,10 +4,11 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from quire.v1 import inference_pb2_grpc as pb_grpc
 from quire_client import calls
@@ -45,6 +46,10 @@ def _closed() -> QuireError:
     return QuireError(grpc.StatusCode.CANCELLED, "the client is closed")
 
 
+def _cut_short() -> QuireError:
+    return QuireError(grpc.StatusCode.DATA_LOSS, "the stream ended before every choice had finished")
+
+
 class Client:
     """Asks coordinators and waits for the answer. Thread safe.
 
@@ -64,7 +69,7 @@ class Client:
         self._is_closed = threading.Event()
 
     def close(self) -> None:
-        """Ends running calls with CANCELLED."""
+        """Ends running calls, and later ones, with CANCELLED."""
         self._is_closed.set()
         for channel in self._channels:
             channel.close()
@@ -116,21 +121,21 @@ class Client:
 
     def _events(self, state: StreamState, deadline: float | None) -> Iterator[Event]:
         attempts = self._targets.attempts()
-        while not state.all_finished:
-            if self._is_closed.is_set():
-                raise _closed()
-            call = self._stubs[attempts.target].Generate(state.next_request(), timeout=_remaining(deadline))
+        while True:
+            call = self._invoke(attempts.target, "Generate", state.next_request(), _remaining(deadline))
             try:
                 for message in call:
                     attempts.answered()
                     event = state.accept(message)
                     if event is not None:
                         yield event
-                return
+                failure = _cut_short()
             except grpc.RpcError as error:
                 failure = from_rpc_error(error)
             finally:
                 call.cancel()
+            if state.all_finished:
+                return
             pause = attempts.pause_after(failure, state.num_new_tokens) if state.can_resume else None
             if pause is None:
                 yield from state.aborted()
@@ -140,10 +145,8 @@ class Client:
     def _call(self, call: UnaryCall[Result]) -> Result:
         attempts = self._targets.attempts()
         while True:
-            if self._is_closed.is_set():
-                raise _closed()
             try:
-                answer = getattr(self._stubs[attempts.target], call.method)(call.request)
+                answer = self._invoke(attempts.target, call.method, call.request)
                 attempts.answered()
                 return call.result_of(answer)
             except grpc.RpcError as error:
@@ -152,6 +155,17 @@ class Client:
             if pause is None:
                 raise failure
             self._wait(pause, None)
+
+    def _invoke(self, target: int, method: str, request: Message, timeout: float | None = None) -> Any:
+        """Begins a stream, or waits for a unary call's answer. QuireError with CANCELLED if the client is closed."""
+        if self._is_closed.is_set():
+            raise _closed()
+        try:
+            return getattr(self._stubs[target], method)(request, timeout=timeout)
+        except ValueError:  # gRPC's word for a channel that another thread has closed
+            if self._is_closed.is_set():
+                raise _closed() from None
+            raise
 
     def _wait(self, pause: float, deadline: float | None) -> None:
         remaining = _remaining(deadline)
@@ -170,9 +184,11 @@ class AsyncClient:
             grpc.aio.secure_channel(target, credentials, CHANNEL_OPTIONS) for target in self._targets.names
         ]
         self._stubs = [pb_grpc.InferenceStub(channel) for channel in self._channels]
+        self._is_closed = asyncio.Event()
 
     async def close(self) -> None:
-        """Ends running calls with CANCELLED."""
+        """Ends running calls, and later ones, with CANCELLED."""
+        self._is_closed.set()
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def __aenter__(self) -> Self:
@@ -217,19 +233,24 @@ class AsyncClient:
 
     async def _events(self, state: StreamState, deadline: float | None) -> AsyncIterator[Event]:
         attempts = self._targets.attempts()
-        while not state.all_finished:
-            call = self._stubs[attempts.target].Generate(state.next_request(), timeout=_remaining(deadline))
+        while True:
+            call = self._invoke(attempts.target, "Generate", state.next_request(), _remaining(deadline))
             try:
                 async for message in call:
                     attempts.answered()
                     event = state.accept(message)
                     if event is not None:
                         yield event
-                return
+                failure = _cut_short()
             except grpc.RpcError as error:
                 failure = from_rpc_error(error)
+            except asyncio.CancelledError:
+                self._check_cause()
+                raise
             finally:
                 call.cancel()
+            if state.all_finished:
+                return
             pause = attempts.pause_after(failure, state.num_new_tokens) if state.can_resume else None
             if pause is None:
                 for event in state.aborted():
@@ -241,16 +262,34 @@ class AsyncClient:
         attempts = self._targets.attempts()
         while True:
             try:
-                answer = await getattr(self._stubs[attempts.target], call.method)(call.request)
+                answer = await self._invoke(attempts.target, call.method, call.request)
                 attempts.answered()
                 return call.result_of(answer)
             except grpc.RpcError as error:
                 failure = from_rpc_error(error)
+            except asyncio.CancelledError:
+                self._check_cause()
+                raise
             pause = attempts.pause_after(failure)
             if pause is None:
                 raise failure
             await self._wait(pause, None)
 
+    def _invoke(self, target: int, method: str, request: Message, timeout: float | None = None) -> Any:
+        """A call that has begun. QuireError with CANCELLED if the client is closed."""
+        if self._is_closed.is_set():
+            raise _closed()
+        return getattr(self._stubs[target], method)(request, timeout=timeout)
+
+    def _check_cause(self) -> None:
+        """For a call that was cancelled: QuireError if close() did it, and not the task that runs the call."""
+        if self._is_closed.is_set() and not asyncio.current_task().cancelling():
+            raise _closed() from None
+
     async def _wait(self, pause: float, deadline: float | None) -> None:
         remaining = _remaining(deadline)
-        await asyncio.sleep(pause if remaining is None else min(pause, remaining))
+        try:
+            await asyncio.wait_for(self._is_closed.wait(), pause if remaining is None else min(pause, remaining))
+        except TimeoutError:
+            return
+        raise _closed()

@@ -1,10 +1,13 @@
 """Both clients against a fake coordinator: each test body runs on Client and on AsyncClient."""
 
 import asyncio
+import threading
 import unittest
+from unittest import mock
 
 import grpc
 from fake_inference import Failure, FakeInference, Script, Server
+from quire.v1 import inference_pb2_grpc as pb_grpc
 from quire_client import Accepted, AsyncClient, Client, Delta, FinishReason, Finished, Notice, QuireError
 
 GONE = Failure(grpc.StatusCode.UNAVAILABLE, "the worker is gone")
@@ -30,6 +33,33 @@ class SyncDriver:
 
     def call(self, method, *args, **options):
         return getattr(self._client, method)(*args, **options)
+
+    def close_under_load(self, streams):
+        """What ends calls, if the client is closed when `streams` streams and as many unary callers have begun."""
+        begun = threading.Semaphore(0)
+        errors = []
+
+        def keep(work):
+            try:
+                for _ in work:
+                    begun.release()
+            except BaseException as error:
+                errors.append(error)
+
+        def ask():
+            while True:
+                yield self._client.load()
+
+        threads = [threading.Thread(target=keep, args=[work]) for _ in range(streams)
+                   for work in (self._client.generate("hello"), ask())]
+        for thread in threads:
+            thread.start()
+        for _ in range(10 * len(threads)):
+            begun.acquire()
+        self._client.close()
+        for thread in threads:
+            thread.join()
+        return errors
 
     def close(self):
         self._client.close()
@@ -66,6 +96,46 @@ class AsyncDriver:
     def call(self, method, *args, **options):
         async def run():
             return await getattr(self._client, method)(*args, **options)
+
+        return self._runner.run(run())
+
+    def close_under_load(self, streams):
+        """As SyncDriver's."""
+        async def run():
+            begun = asyncio.Semaphore(0)
+
+            async def keep(work):
+                async for _ in work:
+                    begun.release()
+
+            async def ask():
+                while True:
+                    yield await self._client.load()
+
+            tasks = [asyncio.create_task(keep(work)) for _ in range(streams)
+                     for work in (self._client.generate("hello"), ask())]
+            for _ in range(10 * len(tasks)):
+                await begun.acquire()
+            await self._client.close()
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+        return self._runner.run(run())
+
+    def cancel_stream(self, closes=False):
+        """What a task gets that is cancelled when its stream has begun. closes: the client is closed right after."""
+        async def run():
+            begun = asyncio.Event()
+
+            async def read():
+                async for _ in self._client.generate("hello"):
+                    begun.set()
+
+            task = asyncio.create_task(read())
+            await begun.wait()
+            task.cancel()
+            if closes:
+                await self._client.close()
+            return (await asyncio.gather(task, return_exceptions=True))[0]
 
         return self._runner.run(run())
 
@@ -200,6 +270,33 @@ class ClientTests:
         _, error = self.connect(server).collect("hello", timeout=0.2)
         self.assertIs(error.code, grpc.StatusCode.DEADLINE_EXCEEDED)
 
+    def test_a_stream_that_stops_before_its_end_is_an_error(self):
+        server = self.serve(Script(tokens=1, finishes=False))
+        events, error = self.connect(server).collect("hello")
+        self.assertEqual(self.tokens(events), [0])
+        self.assertIs(error.code, grpc.StatusCode.DATA_LOSS)
+
+    def test_what_comes_after_the_last_end_does_not_matter(self):
+        server = self.serve(Script(tokens=1, failure=Failure(grpc.StatusCode.INTERNAL, "late"), finishes=True))
+        events, error = self.connect(server).collect("hello")
+        self.assertIsNone(error)
+        self.assertIs(events[-1].reason, FinishReason.LENGTH)
+
+    def test_closing_ends_what_runs(self):
+        server = self.serve(*[Script(tokens=50_000), Script(tokens=50_000), Script(tokens=9, hang=True)])
+        errors = self.connect(server).close_under_load(streams=3)
+        self.assertEqual([type(error) for error in errors], [QuireError] * 6)
+        self.assertEqual({error.code for error in errors}, {grpc.StatusCode.CANCELLED})
+
+    def test_a_closed_client_says_so(self):
+        driver = self.connect(self.serve())
+        driver.call("close")
+        with self.assertRaises(QuireError) as caught:
+            driver.call("load")
+        self.assertIs(caught.exception.code, grpc.StatusCode.CANCELLED)
+        _, error = driver.collect("hello")
+        self.assertIs(error.code, grpc.StatusCode.CANCELLED)
+
     def test_unary_calls(self):
         driver = self.connect(self.serve())
         self.assertEqual(driver.call("tokenize", "ab").token_ids, (1, 97, 98))
@@ -224,16 +321,36 @@ class ClientTests:
 class SyncClientTest(ClientTests, unittest.TestCase):
     driver_class = SyncDriver
 
-    def test_a_closed_client_says_so(self):
-        client = Client(self.serve().address)
-        client.close()
-        with self.assertRaises(QuireError) as caught:
-            client.load()
-        self.assertIs(caught.exception.code, grpc.StatusCode.CANCELLED)
+    def test_a_close_that_comes_just_before_a_call(self):
+        real = pb_grpc.InferenceStub
+
+        class ClosingStub:
+            """Does what another thread may do between the client's own check and gRPC's."""
+
+            def __init__(self, channel):
+                self._stub = real(channel)
+
+            def __getattr__(self, method):
+                client.close()
+                return getattr(self._stub, method)
+
+        server = self.serve()
+        for call in (Client.load, lambda client: list(client.generate("hello"))):
+            with mock.patch.object(pb_grpc, "InferenceStub", ClosingStub):
+                client = Client(server.address)
+            with self.assertRaises(QuireError) as caught:
+                call(client)
+            self.assertIs(caught.exception.code, grpc.StatusCode.CANCELLED)
 
 
 class AsyncClientTest(ClientTests, unittest.TestCase):
     driver_class = AsyncDriver
+
+    def test_a_cancelled_task_ends_as_such(self):
+        for closes in (False, True):
+            with self.subTest(closes=closes):
+                driver = self.connect(self.serve(Script(tokens=1, hang=True)))
+                self.assertIsInstance(driver.cancel_stream(closes), asyncio.CancelledError)
 
 
 if __name__ == "__main__":

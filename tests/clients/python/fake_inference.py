@@ -28,6 +28,7 @@ class Script:
     aborts: bool = False  # a Finished with ABORTED goes before the failure
     skip: int = 0  # leaves a gap of so many tokens: a broken server
     hang: bool = False  # after the tokens, until the client leaves
+    finishes: bool | None = None  # whether the choices get their Finished; None: unless it fails or hangs
     numerics_id: str = "n"
 
 
@@ -47,6 +48,9 @@ class FakeInference(pb_grpc.InferenceServicer):
         script = self.scripts.pop(0)
         if script.failure and script.tokens == 0:
             _abort(context, script.failure)
+        finishes = script.finishes
+        if finishes is None:
+            finishes = script.failure is None and not script.hang
         parameters = pb.ResolvedParameters(n=max(1, request.sampling.n), temperature=request.sampling.temperature)
         yield pb.GenerateEvent(accepted=pb.Accepted(request_id=request.request_id, parameters=parameters,
                                                     prompt_token_count=1, worker="fake", numerics_id=script.numerics_id))
@@ -55,7 +59,7 @@ class FakeInference(pb_grpc.InferenceServicer):
             for i in range(len(resumed) + script.skip, script.tokens):
                 yield pb.GenerateEvent(delta=pb.Delta(choice=choice, first_index=i, token_ids=[100 * choice + i],
                                                       text=chr(ord("a") + i)))
-            if script.failure is None and not script.hang:
+            if finishes:
                 usage = pb.Usage(prompt_tokens=1, output_tokens=script.tokens, kv=pb.KvUsage(reserved_bytes=64))
                 yield pb.GenerateEvent(finished=pb.Finished(choice=choice, reason=pb.Finished.LENGTH, text=".",
                                                             usage=usage, seed=7))
