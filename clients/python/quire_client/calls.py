@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 from google.protobuf.message import Message
 
 from quire.v1 import inference_pb2 as pb
+from quire_client.errors import QuireError
 from quire_client.info import Model, ServerInfo, TokenizedText, WorkerLoad
 
 Result = TypeVar("Result")
@@ -23,6 +24,14 @@ class UnaryCall(Generic[Result]):
 
 def cancel(request_id: str) -> UnaryCall[bool]:
     return UnaryCall("Cancel", pb.CancelRequest(request_id=request_id), lambda answer: answer.found)
+
+
+def was_found(outcomes: Sequence[bool | QuireError]) -> bool:
+    """Whether any target had the request that all were asked to cancel. QuireError if none answered."""
+    answers = [outcome for outcome in outcomes if not isinstance(outcome, QuireError)]
+    if not answers:
+        raise outcomes[-1]
+    return any(answers)
 
 
 def tokenize(text: str, model: str, add_special_tokens: bool | None) -> UnaryCall[TokenizedText]:

@@ -96,8 +96,9 @@ class Client:
         return "".join(_text_of(event) for event in self.generate(prompt, timeout=timeout, **options))
 
     def cancel(self, request_id: str) -> bool:
-        """Stops a request, whoever runs it. Whether it lived."""
-        return self._call(calls.cancel(request_id))
+        """Stops a request, whichever target runs it. Whether it lived. QuireError if no target answered."""
+        call = calls.cancel(request_id)
+        return calls.was_found([self._try(target, call) for target in range(len(self._stubs))])
 
     def tokenize(self, text: str, *, model: str = "", add_special_tokens: bool | None = None) -> TokenizedText:
         return self._call(calls.tokenize(text, model, add_special_tokens))
@@ -145,16 +146,20 @@ class Client:
     def _call(self, call: UnaryCall[Result]) -> Result:
         attempts = self._targets.attempts()
         while True:
-            try:
-                answer = self._invoke(attempts.target, call.method, call.request)
+            answer = self._try(attempts.target, call)
+            if not isinstance(answer, QuireError):
                 attempts.answered()
-                return call.result_of(answer)
-            except grpc.RpcError as error:
-                failure = from_rpc_error(error)
-            pause = attempts.pause_after(failure)
+                return answer
+            pause = attempts.pause_after(answer)
             if pause is None:
-                raise failure
+                raise answer
             self._wait(pause, None)
+
+    def _try(self, target: int, call: UnaryCall[Result]) -> Result | QuireError:
+        try:
+            return call.result_of(self._invoke(target, call.method, call.request))
+        except grpc.RpcError as error:
+            return from_rpc_error(error)
 
     def _invoke(self, target: int, method: str, request: Message, timeout: float | None = None) -> Any:
         """Begins a stream, or waits for a unary call's answer. QuireError with CANCELLED if the client is closed."""
@@ -208,8 +213,9 @@ class AsyncClient:
         return "".join([_text_of(event) async for event in self.generate(prompt, timeout=timeout, **options)])
 
     async def cancel(self, request_id: str) -> bool:
-        """Stops a request, whoever runs it. Whether it lived."""
-        return await self._call(calls.cancel(request_id))
+        """Stops a request, whichever target runs it. Whether it lived. QuireError if no target answered."""
+        call = calls.cancel(request_id)
+        return calls.was_found([await self._try(target, call) for target in range(len(self._stubs))])
 
     async def tokenize(self, text: str, *, model: str = "", add_special_tokens: bool | None = None) -> TokenizedText:
         return await self._call(calls.tokenize(text, model, add_special_tokens))
@@ -261,19 +267,23 @@ class AsyncClient:
     async def _call(self, call: UnaryCall[Result]) -> Result:
         attempts = self._targets.attempts()
         while True:
-            try:
-                answer = await self._invoke(attempts.target, call.method, call.request)
+            answer = await self._try(attempts.target, call)
+            if not isinstance(answer, QuireError):
                 attempts.answered()
-                return call.result_of(answer)
-            except grpc.RpcError as error:
-                failure = from_rpc_error(error)
-            except asyncio.CancelledError:
-                self._check_cause()
-                raise
-            pause = attempts.pause_after(failure)
+                return answer
+            pause = attempts.pause_after(answer)
             if pause is None:
-                raise failure
+                raise answer
             await self._wait(pause, None)
+
+    async def _try(self, target: int, call: UnaryCall[Result]) -> Result | QuireError:
+        try:
+            return call.result_of(await self._invoke(target, call.method, call.request))
+        except grpc.RpcError as error:
+            return from_rpc_error(error)
+        except asyncio.CancelledError:
+            self._check_cause()
+            raise
 
     def _invoke(self, target: int, method: str, request: Message, timeout: float | None = None) -> Any:
         """A call that has begun. QuireError with CANCELLED if the client is closed."""

@@ -308,6 +308,16 @@ class ClientTests:
         self.assertTrue(driver.call("cancel", "alive"))
         self.assertFalse(driver.call("cancel", "gone"))
 
+    def test_cancel_asks_every_target(self):
+        dead, empty, alive = self.serve(), self.serve(living=()), self.serve()
+        dead.stop()
+        driver = self.connect(dead, empty, alive)
+        self.assertTrue(driver.call("cancel", "alive"))
+        self.assertFalse(driver.call("cancel", "gone"))
+        with self.assertRaises(QuireError) as caught:
+            self.connect(dead).call("cancel", "alive")
+        self.assertIs(caught.exception.code, grpc.StatusCode.UNAVAILABLE)
+
     def test_unary_errors(self):
         driver = self.connect(self.serve(unary_failure=GONE), max_attempts=2)
         with self.assertRaises(QuireError) as caught:

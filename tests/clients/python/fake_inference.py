@@ -38,6 +38,7 @@ class FakeInference(pb_grpc.InferenceServicer):
 
     scripts: list[Script] = field(default_factory=list)
     unary_failure: Failure | None = None
+    living: tuple[str, ...] = ("alive",)  # the request ids that Cancel finds
 
     def __post_init__(self) -> None:
         self.requests: list[pb.GenerateRequest] = []
@@ -98,7 +99,7 @@ class FakeInference(pb_grpc.InferenceServicer):
         return pb.GetServerInfoResponse(version="1.2.3", uptime_s=4.0, features=["a"])
 
     def Cancel(self, request, context):
-        return pb.CancelResponse(found=request.request_id == "alive")
+        return pb.CancelResponse(found=request.request_id in self.living)
 
 
 class Server:
