@@ -98,7 +98,9 @@ class SessionTable:
         self._on_request_end = on_request_end
         self._loop = asyncio.get_running_loop()
         self._engine: Engine | None = None
-        self._sessions: list[Session] = []
+        # By number; a number is never used again. Gone when nothing carries it and no request lives in it.
+        self._sessions: dict[int, Session] = {}
+        self._next_session = 0
         self._by_coordinator: dict[str, Session] = {}
         self._draining = False
         self._idle = asyncio.Event()
@@ -150,17 +152,21 @@ class SessionTable:
         self._orphan(session)
 
     def tick(self) -> None:
-        """To be called some times a second: loads go out, and orphans end whose grace is over."""
+        """To be called some times a second: loads go out, orphans end whose grace is over, and with its last one a
+        session that nothing carries.
+        """
         now = time.monotonic()
         tokens = self._engine.load().output_tokens
         if now - self._rate_at >= 1:
             self._rate = (tokens - self._rate_tokens) / (now - self._rate_at)
             self._rate_at, self._rate_tokens = now, tokens
         self._send_load()
-        for session in self._sessions:
+        for session in list(self._sessions.values()):
             for request in list(session.requests.values()):
                 if request.orphaned_at is not None and now - request.orphaned_at >= self._orphan_grace_s:
                     self._drop(session, request)
+            if session.connection is None and not session.requests:
+                del self._by_coordinator[session.coordinator_id], self._sessions[session.number]
 
     def load(self) -> pb.Load:
         load = self._engine.load()
@@ -189,7 +195,7 @@ class SessionTable:
 
     def close(self) -> None:
         """Ends every connection, after what was sent before."""
-        for session in self._sessions:
+        for session in self._sessions.values():
             if session.connection is not None:
                 session.connection.finish()
 
@@ -202,8 +208,9 @@ class SessionTable:
             return
         session = self._by_coordinator.get(opening.coordinator_id)
         if session is None:
-            session = Session(len(self._sessions), opening.coordinator_id)
-            self._sessions.append(session)
+            session = Session(self._next_session, opening.coordinator_id)
+            self._next_session += 1
+            self._sessions[session.number] = session
             self._by_coordinator[opening.coordinator_id] = session
         if session.connection is not None:
             session.connection.close(grpc.StatusCode.ABORTED, "superseded by a newer connection")
@@ -326,7 +333,8 @@ class SessionTable:
                 self._forget_if_done(self._sessions[finish.tag.session], request)
 
     def _find(self, tag: Tag) -> Request | None:
-        request = self._sessions[tag.session].requests.get(tag.key)
+        session = self._sessions.get(tag.session)
+        request = session.requests.get(tag.key) if session is not None else None
         return request if request is not None and request.attempt == tag.attempt else None
 
     def _drop(self, session: Session, request: Request) -> None:
@@ -336,7 +344,7 @@ class SessionTable:
 
     def _drop_orphans(self, request_id: str, keeper: Session) -> None:
         """The same request, placed here by another coordinator after its own was lost, replaces the orphan."""
-        for session in self._sessions if request_id else ():
+        for session in self._sessions.values() if request_id else ():
             for request in list(session.requests.values()):
                 if session is not keeper and request.request_id == request_id and request.orphaned_at is not None:
                     self._drop(session, request)
@@ -376,7 +384,7 @@ class SessionTable:
 
     def _send_load(self) -> None:
         event = pb.SessionEvent(load=self.load())
-        for session in self._sessions:
+        for session in self._sessions.values():
             self._send(session, event)
 
     @staticmethod

@@ -184,6 +184,7 @@ class SessionTableTest(unittest.IsolatedAsyncioTestCase):
         gate.release()
         await first.until(lambda: first.tokens.get(1))
         first.leave()
+        self.table.tick()
         gate.release(2)
         again = Coordinator(self.table)
         again.tokens[1] = [10]
@@ -204,6 +205,32 @@ class SessionTableTest(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(self.ended, [1])
         gate.release()
         self.assertTrue(await self.table.wait_until_idle(20))
+
+    async def test_a_session_goes_when_nothing_carries_it_and_no_request_lives_in_it(self):
+        gate = threading.Semaphore(0)
+        await self.start(gate, orphan_grace_s=0)
+        failures = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context))
+        idle, busy = Coordinator(self.table, "a"), Coordinator(self.table, "b")
+        busy.send(submit(1))
+        await busy.until(lambda: busy.loads and busy.loads[-1].running == 1)
+        self.table.tick()
+        idle.leave()
+        busy.leave()
+        again = Coordinator(self.table, "b")
+        self.assertIs(again.connection.session, busy.connection.session)
+        again.leave()
+        self.table.tick()  # ends the orphan too
+        self.assertEqual(len(self.table._sessions), 0)
+        again = Coordinator(self.table, "b")
+        self.assertNotEqual(again.connection.session.number, busy.connection.session.number)
+        again.send(submit(1))
+        gate.release(100)  # a late step of the first comes as well
+        await again.until(lambda: again.finishes)
+        self.assertEqual(again.tokens[1], [10, 11, 12])
+        self.table.tick()
+        self.assertEqual(len(self.table._sessions), 1)
+        self.assertEqual(failures, [])
 
     async def test_another_coordinators_submit_replaces_the_orphan(self):
         gate = threading.Semaphore(0)
