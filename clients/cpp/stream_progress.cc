@@ -99,10 +99,24 @@ absl::StatusOr<bool> StreamProgress::AcceptDelta(v1::Delta* delta) {
                                     delta->token_ids().begin() + num_repeated);
   auto* logprobs = delta->mutable_logprobs();
   logprobs->DeleteSubrange(0, std::min<int>(num_repeated, logprobs->size()));
-  if (choice.has_prompt_logprobs) delta->clear_prompt_logprobs();
-  choice.has_prompt_logprobs |= delta->prompt_logprobs_size() > 0;
+  if (absl::Status s = CutPromptLogprobs(&choice, delta); !s.ok()) return s;
   CutText(&choice, delta->mutable_text());
   return delta->token_ids_size() > 0 || !delta->text().empty() || delta->prompt_logprobs_size() > 0;
+}
+
+absl::Status StreamProgress::CutPromptLogprobs(Choice* choice, v1::Delta* delta) {
+  if (delta->prompt_logprobs_size() == 0) return absl::OkStatus();
+  const size_t first = delta->first_prompt_position();
+  const size_t due = choice->num_prompt_logprobs + 1;  // the first token of a prompt has none
+  if (first == 0 || first > due) {
+    return absl::DataLossError(
+        absl::StrCat("prompt_logprobs start at position ", first, " where ", due, " was due"));
+  }
+  const int num_repeated = std::min<int>(due - first, delta->prompt_logprobs_size());
+  delta->mutable_prompt_logprobs()->DeleteSubrange(0, num_repeated);
+  delta->set_first_prompt_position(static_cast<uint32_t>(first + num_repeated));
+  choice->num_prompt_logprobs += delta->prompt_logprobs_size();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<bool> StreamProgress::AcceptFinished(v1::Finished* finished) {

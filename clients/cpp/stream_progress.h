@@ -49,7 +49,7 @@ class StreamProgress {
     std::vector<uint32_t> token_ids;  // all of them, those of the request's resume first
     size_t num_given = 0;             // how many of token_ids the request's resume brought
     size_t num_text_bytes = 0;        // of text delivered
-    bool has_prompt_logprobs = false;
+    size_t num_prompt_logprobs = 0;
     bool finished = false;
     std::optional<v1::Finished> aborted;
     // Of this connection: the index and the text position of what comes next. Empty before its
@@ -63,6 +63,8 @@ class StreamProgress {
   absl::StatusOr<bool> AcceptFinished(v1::Finished* finished);
   absl::StatusOr<Choice*> FindChoice(uint32_t index);
   // Cuts the part of `text` that was delivered before.
+  // Cut off what was delivered already.
+  static absl::Status CutPromptLogprobs(Choice* choice, v1::Delta* delta);
   static void CutText(Choice* choice, std::string* text);
 
   std::vector<Choice> choices_;

@@ -12,8 +12,9 @@ absl::StatusOr<ChoiceOutput> ChoiceOutput::Create(uint32_t choice,
   ChoiceOutput output;
   output.wants_logprobs_ = parameters.has_logprobs();
   // They come with choice 0, for the prompt tokens after the first.
-  output.wants_prompt_logprobs_ =
-      parameters.has_prompt_logprobs() && choice == 0 && prompt.size() > 1;
+  if (parameters.has_prompt_logprobs() && choice == 0) {
+    output.num_wanted_prompt_logprobs_ = prompt.size() - 1;
+  }
   if (tokenizer == nullptr) return output;
   StreamDetokenizer::Options options;
   options.stop_strings.assign(parameters.stop_strings().begin(), parameters.stop_strings().end());
@@ -88,9 +89,21 @@ void ChoiceOutput::AddLogprobs(
   }
 }
 
-void ChoiceOutput::SetPromptLogprobs(
+void ChoiceOutput::AddPromptLogprobs(
+    uint32_t first_position,
     const google::protobuf::RepeatedPtrField<v1::TokenLogprobs>& logprobs) {
-  if (prompt_logprobs_.empty()) prompt_logprobs_.assign(logprobs.begin(), logprobs.end());
+  for (int i = 0; i < logprobs.size(); ++i) {
+    const bool is_next = first_position + i == prompt_logprobs_.size() + 1;
+    if (is_next && prompt_logprobs_.size() < num_wanted_prompt_logprobs_) {
+      prompt_logprobs_.push_back(logprobs.Get(i));
+    }
+  }
+}
+
+void ChoiceOutput::CopyPromptLogprobs(size_t begin, size_t end, v1::Delta* delta) const {
+  delta->set_first_prompt_position(static_cast<uint32_t>(begin + 1));
+  delta->mutable_prompt_logprobs()->Add(prompt_logprobs_.begin() + begin,
+                                        prompt_logprobs_.begin() + end);
 }
 
 }  // namespace quire

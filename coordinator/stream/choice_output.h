@@ -44,7 +44,7 @@ class ChoiceOutput {
   // Tokens that a Delta can be sent for: with log-probabilities, those whose values have come.
   uint32_t num_sendable() const {
     if (finished.has_value()) return num_tokens();
-    if (wants_prompt_logprobs_ && prompt_logprobs_.empty()) return 0;
+    if (prompt_logprobs_.size() < num_wanted_prompt_logprobs_) return 0;
     return wants_logprobs_ ? std::min<uint32_t>(num_tokens(), logprobs_.size()) : num_tokens();
   }
   // The text that Flush released.
@@ -57,8 +57,13 @@ class ChoiceOutput {
   // Log-probabilities of tokens from `first_index` on; those known already are skipped.
   void AddLogprobs(uint32_t first_index,
                    const google::protobuf::RepeatedPtrField<v1::TokenLogprobs>& logprobs);
-  void SetPromptLogprobs(const google::protobuf::RepeatedPtrField<v1::TokenLogprobs>& logprobs);
-  const std::vector<v1::TokenLogprobs>& prompt_logprobs() const { return prompt_logprobs_; }
+  // Those of prompt tokens from `first_position` on; those known already are skipped. They are sent
+  // before the first token.
+  void AddPromptLogprobs(uint32_t first_position,
+                         const google::protobuf::RepeatedPtrField<v1::TokenLogprobs>& logprobs);
+  size_t num_prompt_logprobs() const { return prompt_logprobs_.size(); }
+  // The entries [begin, end) of prompt_logprobs, into `delta`.
+  void CopyPromptLogprobs(size_t begin, size_t end, v1::Delta* delta) const;
 
   size_t num_bytes() const;
 
@@ -81,9 +86,9 @@ class ChoiceOutput {
   std::vector<uint32_t> text_ends_;  // bytes of text_ after each token
   std::optional<std::string> matched_stop_;
   bool wants_logprobs_ = false;
-  bool wants_prompt_logprobs_ = false;
+  size_t num_wanted_prompt_logprobs_ = 0;
   std::vector<v1::TokenLogprobs> logprobs_;
-  std::vector<v1::TokenLogprobs> prompt_logprobs_;
+  std::vector<v1::TokenLogprobs> prompt_logprobs_;  // entry i is about prompt position i + 1
 };
 
 }  // namespace quire

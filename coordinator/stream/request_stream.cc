@@ -146,10 +146,24 @@ RequestStream::Taken RequestStream::Take(Cursor* cursor, v1::GenerateEvent* even
     *event->mutable_notice() = notices_[cursor->notices_sent++];
     return Taken::kEvent;
   }
-  if (TakeDelta(cursor, event) || TakeFinish(cursor, event)) return Taken::kEvent;
+  if (TakePromptLogprobs(cursor, event) || TakeDelta(cursor, event) || TakeFinish(cursor, event)) {
+    return Taken::kEvent;
+  }
   if (!ended_.has_value()) return Taken::kNothing;
   *status = *ended_;
   return Taken::kEnd;
+}
+
+bool RequestStream::TakePromptLogprobs(Cursor* cursor, v1::GenerateEvent* event) {
+  // A client that has tokens of choice 0 had these before them.
+  if (choices_.empty() || cursor->next_index[0] > 0) return false;
+  const ChoiceOutput& choice = choices_[0];
+  size_t& next = cursor->prompt_logprobs_sent;
+  if (next >= choice.num_prompt_logprobs()) return false;
+  const size_t end = std::min<size_t>(choice.num_prompt_logprobs(), next + kMaxTokensPerDelta);
+  choice.CopyPromptLogprobs(next, end, event->mutable_delta());
+  next = end;
+  return true;
 }
 
 bool RequestStream::TakeDelta(Cursor* cursor, v1::GenerateEvent* event) {
@@ -162,11 +176,6 @@ bool RequestStream::TakeDelta(Cursor* cursor, v1::GenerateEvent* event) {
     v1::Delta& delta = *event->mutable_delta();
     delta.set_choice(number);
     choice.CopyTo(next, end, &delta);
-    if (next == 0) {
-      for (const v1::TokenLogprobs& entry : choice.prompt_logprobs()) {
-        *delta.add_prompt_logprobs() = entry;
-      }
-    }
     next = end;
     cursor->last_choice = number;
     return true;
@@ -456,7 +465,7 @@ void RequestStream::OnLogprobs(const worker::v1::EntryLogprobs& logprobs) {
   if (ended_.has_value() || logprobs.choice() >= choices_.size()) return;
   ChoiceOutput& choice = choices_[logprobs.choice()];
   choice.AddLogprobs(logprobs.first_index(), logprobs.output());
-  choice.SetPromptLogprobs(logprobs.prompt());
+  choice.AddPromptLogprobs(logprobs.first_prompt_position(), logprobs.prompt());
 }
 
 void RequestStream::OnNotice(const v1::Notice& notice) {

@@ -91,6 +91,7 @@ class RequestStream final : public TokenReceiver,
     bool resume_checked = false;
     bool accepted_sent = false;
     size_t notices_sent = 0;
+    size_t prompt_logprobs_sent = 0;
     std::vector<uint32_t> next_index;  // by choice
     std::vector<bool> finish_sent;
     uint32_t last_choice = 0;
@@ -148,6 +149,7 @@ class RequestStream final : public TokenReceiver,
   void EndIfComplete(Effects* effects) QUIRE_REQUIRES(mutex_);
   void CancelAtWorker(std::optional<uint32_t> choice, Effects* effects) QUIRE_REQUIRES(mutex_);
   absl::Status StartChoices() QUIRE_REQUIRES(mutex_);
+  bool TakePromptLogprobs(Cursor* cursor, v1::GenerateEvent* event) QUIRE_REQUIRES(mutex_);
   bool TakeDelta(Cursor* cursor, v1::GenerateEvent* event) QUIRE_REQUIRES(mutex_);
   bool TakeFinish(Cursor* cursor, v1::GenerateEvent* event) QUIRE_REQUIRES(mutex_);
   // The client has more tokens than the stream, which has yet to make them and be compared.

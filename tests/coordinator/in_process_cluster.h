@@ -337,6 +337,10 @@ class TestClient final : public ClientSink, public std::enable_shared_from_this<
     MutexLock lock(mutex_);
     return first_index_;
   }
+  uint32_t num_prompt_logprobs() {
+    MutexLock lock(mutex_);
+    return num_prompt_logprobs_;
+  }
 
  private:
   void Record(const v1::GenerateEvent& event) QUIRE_REQUIRES(mutex_) {
@@ -349,6 +353,18 @@ class TestClient final : public ClientSink, public std::enable_shared_from_this<
       EXPECT_FALSE(finished_.contains(delta.choice())) << "tokens after the end";
       tokens.insert(tokens.end(), delta.token_ids().begin(), delta.token_ids().end());
       text_[delta.choice()] += delta.text();
+      for (int i = 0; i < delta.logprobs_size(); ++i) {
+        EXPECT_EQ(delta.logprobs(i).logprob(),
+                  FakeExecutor::LogprobAt(accepted_.prompt_token_count() + delta.first_index() + i));
+      }
+      if (delta.prompt_logprobs_size() > 0) {
+        EXPECT_TRUE(tokens.empty()) << "prompt log-probabilities after a token";
+        EXPECT_LE(delta.prompt_logprobs_size(), 4096);
+        EXPECT_EQ(delta.first_prompt_position(), num_prompt_logprobs_ + 1);
+      }
+      for (const v1::TokenLogprobs& entry : delta.prompt_logprobs()) {
+        EXPECT_EQ(entry.logprob(), FakeExecutor::LogprobAt(++num_prompt_logprobs_));
+      }
       ++num_deltas_;
     }
     if (event.has_finished()) {
@@ -368,6 +384,7 @@ class TestClient final : public ClientSink, public std::enable_shared_from_this<
   std::map<uint32_t, std::string> text_ QUIRE_GUARDED_BY(mutex_);
   std::map<uint32_t, v1::Finished> finished_ QUIRE_GUARDED_BY(mutex_);
   size_t num_deltas_ QUIRE_GUARDED_BY(mutex_) = 0;
+  uint32_t num_prompt_logprobs_ QUIRE_GUARDED_BY(mutex_) = 0;
   uint32_t first_index_ QUIRE_GUARDED_BY(mutex_) = 0;
   std::optional<absl::Status> status_ QUIRE_GUARDED_BY(mutex_);
 };

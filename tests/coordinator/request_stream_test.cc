@@ -125,6 +125,29 @@ TEST_F(RequestStreamTest, ASlowReaderGetsFewerLargerMessages) {
   EXPECT_EQ(run.client->num_deltas(), 1u);
 }
 
+TEST_F(RequestStreamTest, LogProbabilitiesOfALongPromptComeInParts) {
+  StartWorker("a:1", {.context = 20'000, .num_blocks = 8'000});
+  PreparedRequest request = Prepared(5);
+  request.prompt.assign(10'000, 7);
+  request.parameters.set_prompt_logprobs(0);
+  request.parameters.set_logprobs(0);
+  Run run = Start("r", std::move(request));
+  EXPECT_TRUE(run.client->WaitForEnd().ok());
+  EXPECT_EQ(run.client->num_prompt_logprobs(), 9'999u);
+  EXPECT_EQ(run.client->tokens().size(), 5u);
+
+  // All of them again for a client that comes anew, none for one that has the first token.
+  const auto again = std::make_shared<TestClient>(run.stream);
+  again->Kick();
+  EXPECT_TRUE(again->WaitForEnd().ok());
+  EXPECT_EQ(again->num_prompt_logprobs(), 9'999u);
+  const auto later = std::make_shared<TestClient>(
+      run.stream, std::vector<std::vector<uint32_t>>{{run.client->tokens()[0]}});
+  later->Kick();
+  EXPECT_TRUE(later->WaitForEnd().ok());
+  EXPECT_EQ(later->num_prompt_logprobs(), 0u);
+}
+
 TEST_F(RequestStreamTest, ASecondClientTakesOverFromTheStart) {
   StartWorker("a:1", {.step_micros = 2'000});
   Run first = Start("r", Prepared(60));

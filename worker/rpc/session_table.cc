@@ -18,6 +18,9 @@ namespace {
 
 constexpr size_t kMaxCoordinatorIdBytes = 128;
 constexpr uint32_t kRetryAfterMs = 500;
+// Log-probabilities that one message carries at most: about 1 MiB where each has 20 alternatives, of
+// the 16 that a message may have.
+constexpr size_t kMaxLogprobsPerMessage = 4096;
 
 void AddEntry(uint64_t key, uint32_t attempt, uint32_t choice, uint32_t first_index,
               std::span<const TokenId> tokens, worker::v1::StepOutput* output) {
@@ -348,14 +351,14 @@ void SessionTable::OnOutput(EngineOutput& output) {
              &Pending(entry.key.session));
   }
   for (const EngineOutput::Logprobs& logprobs : output.logprobs) {
+    SendPromptLogprobs(output.step, logprobs);
     Request* request = Find(logprobs.key, logprobs.attempt);
-    if (request == nullptr || request->orphaned_at.has_value()) continue;
+    if (request == nullptr || request->orphaned_at.has_value() || logprobs.output.empty()) continue;
     worker::v1::EntryLogprobs& entry = *Pending(logprobs.key.session).add_logprobs();
     entry.set_key(request->key);
     entry.set_choice(logprobs.choice);
     entry.set_first_index(logprobs.first_index);
     for (const TokenLogprobs& token : logprobs.output) *entry.add_output() = ToProto(token);
-    for (const TokenLogprobs& token : logprobs.prompt) *entry.add_prompt() = ToProto(token);
   }
   for (const EngineOutput::Notice& notice : output.notices) {
     Request* request = Find(notice.key, notice.attempt);
@@ -388,6 +391,23 @@ void SessionTable::OnOutput(EngineOutput& output) {
   for (const ChoiceFinish& finish : output.finishes) {
     Request* request = Find(finish.key, finish.attempt);
     if (request != nullptr) EraseIfDone(*sessions_.at(finish.key.session), request);
+  }
+}
+
+void SessionTable::SendPromptLogprobs(uint64_t step, const EngineOutput::Logprobs& logprobs) {
+  for (size_t begin = 0; begin < logprobs.prompt.size(); begin += kMaxLogprobsPerMessage) {
+    // A connection that took no more has made an orphan of it.
+    Request* request = Find(logprobs.key, logprobs.attempt);
+    if (request == nullptr || request->orphaned_at.has_value()) return;
+    SessionEvent event;
+    event.mutable_step_output()->set_step(step);
+    worker::v1::EntryLogprobs& entry = *event.mutable_step_output()->add_logprobs();
+    entry.set_key(request->key);
+    entry.set_choice(logprobs.choice);
+    entry.set_first_prompt_position(static_cast<uint32_t>(begin + 1));
+    const size_t end = std::min(logprobs.prompt.size(), begin + kMaxLogprobsPerMessage);
+    for (size_t i = begin; i < end; ++i) *entry.add_prompt() = ToProto(logprobs.prompt[i]);
+    Send(*sessions_.at(logprobs.key.session), std::move(event));
   }
 }
 

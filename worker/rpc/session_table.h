@@ -148,6 +148,10 @@ class SessionTable final : public EngineListener {
   void Adopt(Session& session, Request* request, const std::vector<uint32_t>& next_index)
       QUIRE_REQUIRES(mutex_);
 
+  // Ahead of the step's message, in messages of their own: those of a long prompt fit into none.
+  void SendPromptLogprobs(uint64_t step, const EngineOutput::Logprobs& logprobs)
+      QUIRE_REQUIRES(mutex_);
+
   // Forgets a request all of whose choices have ended and been told.
   void EraseIfDone(Session& session, Request* request) QUIRE_REQUIRES(mutex_);
   // Cancels a request and forgets it. `ends` gets the ends of its running choices, unless it is

@@ -94,6 +94,31 @@ TEST_F(StreamProgressTest, DropsWhatARestartedStreamRepeats) {
   EXPECT_EQ(finished.text(), "d");
 }
 
+TEST_F(StreamProgressTest, PromptLogProbabilitiesComeInPartsAndOnce) {
+  const auto part = [this](uint32_t first, int count) {
+    v1::GenerateEvent event = DeltaEvent(0, 0, {}, "");
+    event.mutable_delta()->set_first_prompt_position(first);
+    for (int i = 0; i < count; ++i) {
+      event.mutable_delta()->add_prompt_logprobs()->set_logprob(-static_cast<float>(first + i));
+    }
+    const auto is_new = progress_.Accept(&event);
+    status_ = is_new.status();
+    return is_new.ok() && *is_new ? event.delta() : v1::Delta();
+  };
+  Accepted();
+  EXPECT_EQ(part(1, 3).prompt_logprobs_size(), 3);
+  EXPECT_EQ(part(4, 2).prompt_logprobs_size(), 2);
+  progress_.BeginConnection();
+  Accepted();
+  EXPECT_EQ(part(1, 4).prompt_logprobs_size(), 0);
+  const v1::Delta rest = part(5, 3);
+  ASSERT_EQ(rest.prompt_logprobs_size(), 2);
+  EXPECT_EQ(rest.first_prompt_position(), 6u);
+  EXPECT_EQ(rest.prompt_logprobs(0).logprob(), -6);
+  part(9, 1);
+  EXPECT_EQ(status_.code(), absl::StatusCode::kDataLoss) << status_;
+}
+
 TEST_F(StreamProgressTest, ADeliveredTokenNeverChanges) {
   Accepted();
   Delta(0, {5, 6}, "ab");

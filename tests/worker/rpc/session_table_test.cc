@@ -65,6 +65,20 @@ TEST_F(SessionTableTest, SortsStepsBySession) {
   }
 }
 
+TEST_F(SessionTableTest, LogProbabilitiesOfALongPromptAreSplitOverMessages) {
+  coordinator_.Connect();
+  coordinator_.Submit(MakeSubmit(1, {1}, 20));
+  coordinator_.Sync();
+  EngineOutput output;
+  output.logprobs.resize(1);
+  output.logprobs[0].key = {0, 1};
+  output.logprobs[0].prompt.resize(10'000);
+  table_.OnOutput(output);
+  gate_.Open();
+  coordinator_.WaitForFinish(1);
+  EXPECT_EQ(coordinator_.prompt_logprobs(1), std::vector<int>({4096, 4096, 1808}));
+}
+
 TEST_F(SessionTableTest, CancelCountsTokensUpToTheStopIndex) {
   coordinator_.Connect();
   coordinator_.Submit(MakeSubmit(1, {1}, 100));

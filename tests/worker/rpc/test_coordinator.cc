@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <numeric>
 
 namespace quire {
 
@@ -242,6 +243,13 @@ void TestCoordinator::TakeStep(const worker::v1::StepOutput& output) {
     next_token += static_cast<int>(num_tokens);
   }
   EXPECT_EQ(next_token, output.token_ids_size());
+  for (const worker::v1::EntryLogprobs& entry : output.logprobs()) {
+    if (entry.prompt_size() == 0) continue;
+    std::vector<int>& parts = requests_.at(entry.key()).prompt_logprobs;
+    const int known = std::accumulate(parts.begin(), parts.end(), 0);
+    EXPECT_EQ(entry.first_prompt_position(), static_cast<uint32_t>(known) + 1);
+    parts.push_back(entry.prompt_size());
+  }
   for (const Finish& finish : output.finishes()) {
     Request& request = requests_.at(finish.key());
     if (finish.attempt() != request.attempt) continue;
@@ -249,6 +257,11 @@ void TestCoordinator::TakeStep(const worker::v1::StepOutput& output) {
     EXPECT_FALSE(choice.finish.has_value()) << "request " << finish.key() << " ended twice";
     choice.finish = finish;
   }
+}
+
+std::vector<int> TestCoordinator::prompt_logprobs(uint64_t key) {
+  MutexLock lock(mutex_);
+  return requests_.at(key).prompt_logprobs;
 }
 
 void TestCoordinator::Lost(uint64_t connection, const absl::Status& status) {

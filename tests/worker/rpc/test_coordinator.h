@@ -65,6 +65,8 @@ class TestCoordinator {
 
   std::vector<TokenId> tokens(uint64_t key, uint32_t choice = 0);
   bool finished(uint64_t key, uint32_t choice = 0);
+  // How many log-probabilities of the prompt each message brought.
+  std::vector<int> prompt_logprobs(uint64_t key);
 
  private:
   class Connection;
@@ -73,6 +75,7 @@ class TestCoordinator {
   struct Request {
     uint32_t attempt = 0;
     std::vector<Choice> choices;
+    std::vector<int> prompt_logprobs;  // how many came, by message
     std::optional<worker::v1::Rejected> rejection;
   };
 

@@ -1,5 +1,6 @@
 #include "worker/device/fake/fake_executor.h"
 
+#include <algorithm>
 #include <thread>
 #include <utility>
 
@@ -61,6 +62,26 @@ TokenId FakeExecutor::Sample(Slot& slot) {
   return ToToken(hash, options_.limits.vocabulary_size);
 }
 
+void FakeExecutor::AddLogprobs(const Slot& slot, const SlotRun& run, StepResult* result) {
+  if (slot.params == nullptr) return;
+  StepResult::Logprobs logprobs;
+  logprobs.output = static_cast<uint32_t>(result->outputs.size()) - 1;
+  if (slot.params->prompt_logprobs.has_value()) {
+    // Each position computed tells of the token after it.
+    logprobs.first_prompt_position = slot.position - run.num_tokens + 1;
+    const uint32_t end = std::min(slot.position + 1, slot.num_prompt_tokens);
+    for (uint32_t i = logprobs.first_prompt_position; i < end; ++i) {
+      logprobs.prompt.push_back({LogprobAt(i), {}});
+    }
+  }
+  if (slot.params->logprobs.has_value() && run.samples) {
+    logprobs.tokens.push_back({LogprobAt(slot.position), {}});
+  }
+  if (!logprobs.prompt.empty() || !logprobs.tokens.empty()) {
+    result->logprobs.push_back(std::move(logprobs));
+  }
+}
+
 absl::Status FakeExecutor::Launch(const StepPlan& plan) {
   for (const SlotId slot : plan.freed) {
     QUIRE_CHECK(slots_[slot].occupied);
@@ -71,6 +92,8 @@ absl::Status FakeExecutor::Launch(const StepPlan& plan) {
     QUIRE_CHECK(!slot.occupied);
     slot.occupied = true;
     slot.tokens = fill.tokens;
+    slot.num_prompt_tokens = fill.num_prompt_tokens;
+    slot.params = fill.params;
     slot.position = fill.num_cached_tokens;
     slot.blocks = fill.blocks;
     slot.own_kv.clear();
@@ -102,6 +125,7 @@ absl::Status FakeExecutor::Launch(const StepPlan& plan) {
     }
     num_tokens += run.num_tokens;
     step.result.outputs.push_back(output);
+    AddLogprobs(slot, run, &step.result);
   }
   QUIRE_CHECK(num_tokens == plan.num_tokens &&
               num_tokens <= options_.limits.max_num_batched_tokens);

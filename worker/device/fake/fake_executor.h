@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -34,6 +35,9 @@ class FakeExecutor final : public ModelExecutor {
   absl::Status Launch(const StepPlan& plan) override;
   absl::Status Collect(StepResult* result) override;
 
+  // What it reports as the log-probability of the token at a position, of the prompt and after it.
+  static float LogprobAt(uint32_t position) { return -static_cast<float>(position); }
+
   // The token that follows `tokens`, whatever runs beside it.
   static TokenId NextToken(std::span<const TokenId> tokens, uint32_t vocabulary_size);
 
@@ -46,7 +50,9 @@ class FakeExecutor final : public ModelExecutor {
   struct Slot {
     bool occupied = false;
     std::vector<TokenId> tokens;
+    uint32_t num_prompt_tokens = 0;
     uint32_t position = 0;  // next to compute
+    std::shared_ptr<const SamplingParams> params;
     std::vector<BlockId> blocks;
     std::vector<KvEntry> own_kv;  // when the executor does not page
   };
@@ -57,6 +63,7 @@ class FakeExecutor final : public ModelExecutor {
 
   KvEntry& Entry(Slot& slot, uint32_t position);
   TokenId Sample(Slot& slot);
+  static void AddLogprobs(const Slot& slot, const SlotRun& run, StepResult* result);
 
   const Options options_;
   std::vector<Slot> slots_;
