@@ -16,6 +16,9 @@ from hf_reference.sequence import Ending, Finish, StepToken, Tag
 # Messages that may wait for a coordinator that does not read; beyond that its connection counts as lost.
 _MAX_OUTBOX = 4096
 _RETRY_AFTER_MS = 500
+# Log-probabilities that one message carries at most: about 1 MiB where each has 20 alternatives, of the 16 that a
+# message may have.
+_MAX_LOGPROBS_PER_MESSAGE = 4096
 
 
 class Connection:
@@ -314,6 +317,7 @@ class SessionTable:
                 request.first_token_at = time.monotonic()
             request.choices[token.tag.choice].tokens.append(token.token)
             if request.orphaned_at is None:
+                self._send_prompt_logprobs(step, token)
                 _append(outputs[token.tag.session], token)
         for finish in finishes:
             request = self._find(finish.tag)
@@ -331,6 +335,15 @@ class SessionTable:
             request = self._find(finish.tag)
             if request is not None:
                 self._forget_if_done(self._sessions[finish.tag.session], request)
+
+    def _send_prompt_logprobs(self, step: int, token: StepToken) -> None:
+        """Ahead of the step's message, in messages of their own: those of a long prompt fit into none."""
+        for begin in range(0, len(token.prompt_logprobs), _MAX_LOGPROBS_PER_MESSAGE):
+            part = token.prompt_logprobs[begin:begin + _MAX_LOGPROBS_PER_MESSAGE]
+            entry = pb.EntryLogprobs(key=token.tag.key, choice=token.tag.choice, first_prompt_position=begin + 1,
+                                     prompt=[logprobs_to_proto(logprobs) for logprobs in part])
+            self._send(self._sessions[token.tag.session],
+                       pb.SessionEvent(step_output=pb.StepOutput(step=step, logprobs=[entry])))
 
     def _find(self, tag: Tag) -> Request | None:
         session = self._sessions.get(tag.session)
@@ -400,8 +413,6 @@ def _append(output: pb.StepOutput, token: StepToken) -> None:
     output.choice.append(token.tag.choice)
     output.first_index.append(token.index)
     output.token_ids.append(token.token)
-    if token.logprobs is not None or token.prompt_logprobs:
-        output.logprobs.append(pb.EntryLogprobs(
-            key=token.tag.key, choice=token.tag.choice, first_index=token.index,
-            output=[] if token.logprobs is None else [logprobs_to_proto(token.logprobs)],
-            prompt=[logprobs_to_proto(entry) for entry in token.prompt_logprobs]))
+    if token.logprobs is not None:
+        output.logprobs.append(pb.EntryLogprobs(key=token.tag.key, choice=token.tag.choice, first_index=token.index,
+                                                output=[logprobs_to_proto(token.logprobs)]))

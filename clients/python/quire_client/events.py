@@ -71,7 +71,10 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Delta:
-    """New tokens of one choice, never cumulative. `text` may lag behind `token_ids`."""
+    """New tokens of one choice, never cumulative. `text` may lag behind `token_ids`.
+
+    first_prompt_position: in the prompt, of the token that prompt_logprobs[0] is about; the first token has none.
+    """
 
     choice: int
     first_index: int
@@ -79,6 +82,7 @@ class Delta:
     text: str
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    first_prompt_position: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def _logprobs(entries: Iterable[pb.TokenLogprobs]) -> tuple[TokenLogprobs, ...]:
 
 def _delta(delta: pb.Delta) -> Delta:
     return Delta(delta.choice, delta.first_index, tuple(delta.token_ids), delta.text, _logprobs(delta.logprobs),
-                 _logprobs(delta.prompt_logprobs))
+                 _logprobs(delta.prompt_logprobs), delta.first_prompt_position)
 
 
 def _finished(finished: pb.Finished) -> Finished:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import grpc
 
@@ -29,6 +30,7 @@ class StreamState:
         self._emitted = [list(choice.emitted_token_ids) for choice in request.resume.choices]
         while len(self._emitted) < max(1, request.sampling.n):
             self._emitted.append([])
+        self._num_prompt_logprobs = [0] * len(self._emitted)
         self._finished: set[int] = set()
         self._aborted: list[events.Finished] = []
 
@@ -66,7 +68,8 @@ class StreamState:
         """The event to hand on; None for one that the caller has, that this version does not know, or that is held
         back: the end of an aborted choice is one only if the status that follows leaves no other attempt.
 
-        QuireError with DATA_LOSS: the server's tokens do not go on where the last ones ended, or have other numerics.
+        QuireError with DATA_LOSS: the server's tokens or prompt_logprobs do not go on where the last ones ended, or
+        have other numerics.
         """
         event = events.from_proto(message)
         match event:
@@ -74,6 +77,7 @@ class StreamState:
                 return event if self._is_first(event) else None
             case events.Delta():
                 self._extend(event)
+                return self._without_repeats(event)
             case events.Finished():
                 if event.reason is events.FinishReason.ABORTED:
                     self._aborted.append(event)
@@ -107,3 +111,17 @@ class StreamState:
                              f"token {delta.first_index} of choice {delta.choice} came, not {len(ids)}")
         ids.extend(delta.token_ids)
         self._num_new_tokens += len(delta.token_ids)
+
+    def _without_repeats(self, delta: events.Delta) -> events.Delta | None:
+        """The delta less the prompt_logprobs that an earlier connection brought. None: nothing is left."""
+        if delta.prompt_logprobs:
+            first = delta.first_prompt_position
+            due = self._num_prompt_logprobs[delta.choice] + 1  # the first token of a prompt has none
+            if not 1 <= first <= due:
+                raise QuireError(grpc.StatusCode.DATA_LOSS,
+                                 f"prompt_logprobs start at position {first} where {due} was due")
+            num_repeated = min(due - first, len(delta.prompt_logprobs))
+            delta = replace(delta, prompt_logprobs=delta.prompt_logprobs[num_repeated:],
+                            first_prompt_position=first + num_repeated)
+            self._num_prompt_logprobs[delta.choice] += len(delta.prompt_logprobs)
+        return delta if delta.token_ids or delta.text or delta.prompt_logprobs else None

@@ -13,6 +13,11 @@ def delta(first_index, ids, choice=0):
     return pb.GenerateEvent(delta=pb.Delta(choice=choice, first_index=first_index, token_ids=ids))
 
 
+def prompt_delta(position, *logprobs, ids=()):
+    return pb.GenerateEvent(delta=pb.Delta(token_ids=ids, first_prompt_position=position, prompt_logprobs=[
+        pb.TokenLogprobs(logprob=logprob) for logprob in logprobs]))
+
+
 def accepted(numerics_id):
     return pb.GenerateEvent(accepted=pb.Accepted(request_id="r", numerics_id=numerics_id))
 
@@ -71,6 +76,33 @@ class StreamStateTest(unittest.TestCase):
                 self.assertTrue(state.can_resume)  # nothing new came: it may begin elsewhere
                 state.accept(delta(1, [6]))
                 self.assertEqual(state.can_resume, moves)
+
+    def test_prompt_logprobs_come_in_several_deltas(self):
+        state = StreamState(build_request("p", prompt_logprobs=0))
+        found = [state.accept(prompt_delta(1, -1, -2)), state.accept(prompt_delta(3, -3))]
+        self.assertEqual([(e.first_prompt_position, [p.logprob for p in e.prompt_logprobs]) for e in found],
+                         [(1, [-1, -2]), (3, [-3])])
+
+    def test_prompt_logprobs_that_come_again_are_dropped(self):
+        state = StreamState(build_request("p", prompt_logprobs=0))
+        state.accept(prompt_delta(1, -1, -2))
+        state.next_request()
+        self.assertIsNone(state.accept(prompt_delta(1, -1)))
+        event = state.accept(prompt_delta(2, -2, -3, -4))
+        self.assertEqual((event.first_prompt_position, [p.logprob for p in event.prompt_logprobs]), (3, [-3, -4]))
+        self.assertIsInstance(state.accept(prompt_delta(5, -5)), Delta)
+        event = state.accept(prompt_delta(1, -1, ids=[7]))
+        self.assertEqual((event.token_ids, event.prompt_logprobs), ((7,), ()))
+
+    def test_a_gap_in_prompt_logprobs_is_an_error(self):
+        for position in (0, 3):
+            state = StreamState(build_request("p", prompt_logprobs=0))
+            state.accept(prompt_delta(1, -1))
+            with self.assertRaises(QuireError) as caught:
+                state.accept(prompt_delta(position, -2))
+            self.assertIs(caught.exception.code, grpc.StatusCode.DATA_LOSS)
+            self.assertEqual(caught.exception.message,
+                             f"prompt_logprobs start at position {position} where 2 was due")
 
     def test_timeout_ms_counts_from_the_first_send(self):
         now = 100.0

@@ -8,26 +8,30 @@ from hf_reference.sequence import KvState, RowStep, SamplingParams, Sequence, Ta
 class FakeGenerator:
     """Row i of a batch gets the token 10 * (its key) + index. Runs as generate() does, to the end of the longest row.
 
-    A gate, if given, is waited for before each step.
+    A gate, if given, is waited for before each step. prompt_logprobs: those that come with the first step.
     """
 
     kv_bytes_per_token = 2
 
-    def __init__(self, gate=None, error=None):
+    def __init__(self, gate=None, error=None, prompt_logprobs=()):
         self.batches = []
         self._gate = gate
         self._error = error
+        self._prompt_logprobs = tuple(prompt_logprobs)
 
     def generate(self, batch, on_step):
         self.batches.append([row.tag.key for row in batch])
         if self._error is not None:
             raise self._error
+        prompt_logprobs = self._prompt_logprobs
         width = max(len(row.tokens) for row in batch)
         while not all(row.finished for row in batch):
             if self._gate is not None:
                 self._gate.acquire()
             width += 1
-            on_step([RowStep(10 * row.tag.key + len(row.output)) for row in batch], KvState(100, width))
+            rows = [RowStep(10 * row.tag.key + len(row.output), prompt_logprobs=prompt_logprobs) for row in batch]
+            on_step(rows, KvState(100, width))
+            prompt_logprobs = ()
 
 
 class Recorder:

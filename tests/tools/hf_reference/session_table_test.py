@@ -6,6 +6,7 @@ import grpc
 from fakes import FakeGenerator
 from hf_reference import session_table
 from hf_reference.engine import Engine
+from hf_reference.sequence import TokenLogprobs
 from hf_reference.session_table import Connection, SessionTable
 from quire.v1 import inference_pb2 as api
 from quire.worker.v1 import worker_pb2 as pb
@@ -63,11 +64,11 @@ class Coordinator:
 
 
 class SessionTableTest(unittest.IsolatedAsyncioTestCase):
-    async def start(self, gate=None, max_queue=8, **options):
+    async def start(self, gate=None, max_queue=8, prompt_logprobs=(), **options):
         info = pb.WorkerInfo(name="w", context_length=CONTEXT, vocabulary_size=VOCABULARY)
         self.ended = []
         self.table = SessionTable(info, "incarnation", on_request_end=lambda s, r: self.ended.append(r.key), **options)
-        self.engine = Engine(FakeGenerator(gate), self.table, max_queue=max_queue)
+        self.engine = Engine(FakeGenerator(gate, prompt_logprobs=prompt_logprobs), self.table, max_queue=max_queue)
         self.table.set_engine(self.engine)
         self.engine.start()
 
@@ -111,6 +112,22 @@ class SessionTableTest(unittest.IsolatedAsyncioTestCase):
         self.assertEqual((finish.usage.prompt_tokens, finish.usage.output_tokens), (2, 3))
         self.assertEqual(self.ended, [1])
         await coordinator.until(lambda: coordinator.loads[-1].running == 0)
+
+    async def test_prompt_logprobs_come_before_the_first_token_in_messages_of_bounded_size(self):
+        count = 2 * session_table._MAX_LOGPROBS_PER_MESSAGE + 1
+        await self.start(prompt_logprobs=[TokenLogprobs(-float(i), ((i, -float(i)),)) for i in range(count)])
+        coordinator = Coordinator(self.table)
+        coordinator.send(submit(1, prompt_logprobs=1))
+        found = []
+        while not coordinator.tokens:
+            event = await coordinator.receive()
+            found += [entry for entry in event.step_output.logprobs if entry.prompt]
+        self.assertEqual([(entry.key, entry.choice, entry.first_prompt_position, len(entry.prompt)) for entry in found],
+                         [(1, 0, 1, 4096), (1, 0, 4097, 4096), (1, 0, 8193, 1)])
+        self.assertEqual([logprob.logprob for entry in found for logprob in entry.prompt],
+                         [-float(i) for i in range(count)])
+        await coordinator.until(lambda: coordinator.finishes)
+        self.assertEqual(coordinator.tokens[1], [10, 11, 12])
 
     async def test_choices_and_what_is_emitted_already(self):
         await self.start()
