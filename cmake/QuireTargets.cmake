@@ -21,9 +21,10 @@ add_custom_target(asan_tests)
 
 # quire_test(NAME SOURCES ... DEPS ... [LABELS ...] [TIMEOUT seconds]): one GoogleTest binary, each
 # of its tests a ctest entry of its own. Labels: tsan (part of tsan_tests), slow (not in ./dev test
-# quick, nor under AddressSanitizer). NO_ASAN keeps it out of asan_tests.
+# quick, nor under AddressSanitizer). NO_ASAN keeps it out of asan_tests. PREFIX goes before the names
+# of its tests.
 function(quire_test name)
-  cmake_parse_arguments(ARG "NO_MAIN;NO_ASAN" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "NO_MAIN;NO_ASAN" "TIMEOUT;PREFIX" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}")
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest)
@@ -43,7 +44,7 @@ function(quire_test name)
   # One label a test, since a list does not survive the way to ctest; ctest matches parts of it.
   list(JOIN ARG_LABELS "_" labels)
   include(GoogleTest)
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST TEST_PREFIX "${ARG_PREFIX}"
     PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${labels}")
 endfunction()
 

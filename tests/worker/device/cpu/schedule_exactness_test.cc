@@ -253,7 +253,7 @@ class ScheduleExactnessTest : public testing::TestWithParam<DType> {};
 
 TEST_P(ScheduleExactnessTest, LogitsAndTokensDependOnTheRequestAlone) {
   Counts counts;
-  const uint64_t num_schedules = NumSchedules(304);
+  const uint64_t num_schedules = NumSchedules(QUIRE_DEFAULT_SCHEDULES);
   const std::vector<TestModel> models = TestModels();
   for (size_t model = 0; model < models.size(); ++model) {
     const Subject subject(models[model].config, GetParam());
@@ -263,11 +263,15 @@ TEST_P(ScheduleExactnessTest, LogitsAndTokensDependOnTheRequestAlone) {
       if (HasFailure()) return;
     }
   }
+  std::string paths;
+  for (const Isa isa : SupportedIsas()) {
+    paths += (paths.empty() ? "" : ", ") + std::string(IsaName(isa));
+  }
   std::printf(
-      "summary: exactness %s: %lu schedules, %lu preemptions, %lu tokens of prefix hits, "
+      "summary: exactness %s on %s: %lu schedules, %lu preemptions, %lu tokens of prefix hits, "
       "%lu rows of logits and %lu tokens compared, all bitwise equal\n",
-      std::string(DTypeName(GetParam())).c_str(), counts.schedules, counts.preemptions,
-      counts.prefix_hit_tokens, counts.rows, counts.tokens);
+      std::string(DTypeName(GetParam())).c_str(), paths.c_str(), counts.schedules,
+      counts.preemptions, counts.prefix_hit_tokens, counts.rows, counts.tokens);
   // The schedules did what they are for.
   EXPECT_GT(counts.preemptions, counts.schedules);
   EXPECT_GT(counts.prefix_hit_tokens, 10 * counts.schedules);

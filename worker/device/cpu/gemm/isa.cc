@@ -4,28 +4,12 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "worker/device/cpu/gemm/processor.h"
 
 namespace quire {
 namespace {
 
 constexpr Isa kAllIsas[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16};
-
-// The compiler's runtime asks cpuid, and the operating system's part through xgetbv.
-bool IsSupported(Isa isa) {
-  switch (isa) {
-    case Isa::kPortable:
-      return true;
-    case Isa::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    case Isa::kAvx512:
-      return IsSupported(Isa::kAvx2) && __builtin_cpu_supports("avx512f") &&
-             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-             __builtin_cpu_supports("avx512dq");
-    case Isa::kAvx512Bf16:
-      return IsSupported(Isa::kAvx512) && __builtin_cpu_supports("avx512bf16");
-  }
-  return false;
-}
 
 }  // namespace
 
@@ -56,7 +40,7 @@ absl::StatusOr<Isa> ParseIsa(std::string_view name) {
 std::vector<Isa> SupportedIsas() {
   std::vector<Isa> supported;
   for (Isa isa : kAllIsas) {
-    if (IsSupported(isa)) supported.push_back(isa);
+    if (ProcessorSupports(isa)) supported.push_back(isa);
   }
   return supported;
 }
