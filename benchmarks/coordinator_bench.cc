@@ -1,7 +1,8 @@
 // How much the coordinator adds to a token's way: from a worker's send to a client's receive,
 // through the coordinator and directly, in turns. The worker is a mock that sends one step's
 // message for all streams at a fixed rate; its token ids are the send times in microseconds, so
-// that the receiver can tell.
+// that the receiver can tell. A third way shows what gRPC alone costs: a server that writes each
+// token of a step to its own stream, and does nothing else.
 //
 // Prints one JSON object. Run by benchmarks/coordinator.sh, which starts the coordinator.
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -163,6 +165,73 @@ class MockWorker final : public worker::v1::Worker::CallbackService {
   std::vector<Stream> streams_ QUIRE_GUARDED_BY(mutex_);
 };
 
+// The least that a server of Generate can do: each token leaves in a message of its own.
+class BareService final : public v1::Inference::CallbackService {
+ public:
+  grpc::ServerWriteReactor<v1::GenerateEvent>* Generate(grpc::CallbackServerContext*,
+                                                        const v1::GenerateRequest*) override {
+    auto* call = new Call;
+    MutexLock lock(mutex_);
+    calls_.push_back(call);
+    return call;
+  }
+  size_t num_streams() {
+    MutexLock lock(mutex_);
+    return calls_.size();
+  }
+  void Step(uint32_t now) {
+    MutexLock lock(mutex_);
+    for (Call* call : calls_) call->Send(now);
+  }
+  void Finish() {
+    MutexLock lock(mutex_);
+    for (Call* call : calls_) call->End();
+    calls_.clear();
+  }
+
+ private:
+  class Call final : public grpc::ServerWriteReactor<v1::GenerateEvent> {
+   public:
+    void Send(uint32_t token) {
+      MutexLock lock(mutex_);
+      pending_.mutable_delta()->add_token_ids(token);
+      Advance();
+    }
+    void End() {
+      MutexLock lock(mutex_);
+      ending_ = true;
+      Advance();
+    }
+    void OnWriteDone(bool) override {
+      MutexLock lock(mutex_);
+      writing_ = false;
+      Advance();
+    }
+    void OnDone() override { delete this; }
+
+   private:
+    void Advance() QUIRE_REQUIRES(mutex_) {
+      if (writing_) return;
+      if (pending_.delta().token_ids_size() > 0) {
+        writing_ = true;
+        sent_.Swap(&pending_);
+        pending_.Clear();
+        StartWrite(&sent_);
+      } else if (ending_) {
+        ending_ = false;
+        grpc::ServerWriteReactor<v1::GenerateEvent>::Finish(grpc::Status::OK);
+      }
+    }
+    Mutex mutex_;
+    v1::GenerateEvent pending_ QUIRE_GUARDED_BY(mutex_);
+    v1::GenerateEvent sent_ QUIRE_GUARDED_BY(mutex_);
+    bool writing_ QUIRE_GUARDED_BY(mutex_) = false;
+    bool ending_ QUIRE_GUARDED_BY(mutex_) = false;
+  };
+  Mutex mutex_;
+  std::vector<Call*> calls_ QUIRE_GUARDED_BY(mutex_);
+};
+
 // Where receivers put what they saw. One vector a receiver: no lock on the way.
 using Latencies = std::vector<uint32_t>;
 
@@ -244,10 +313,12 @@ class Bench {
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
     builder.RegisterService(worker_.get());
+    builder.RegisterService(&bare_);
     server_ = builder.BuildAndStart();
     address_ = "127.0.0.1:" + std::to_string(port);
     // A channel of its own for what a client and a worker would each have.
     public_stub_ = v1::Inference::NewStub(Channel(flags.target));
+    bare_stub_ = v1::Inference::NewStub(Channel(address_));
     worker_stub_ = worker::v1::Worker::NewStub(Channel(address_));
     Join(info);
   }
@@ -269,19 +340,35 @@ class Bench {
       request.mutable_submit()->set_key(i);
       sink->Write(std::move(request));
     }
-    RunSteps();
+    RunSteps([this] { return worker_->num_streams(); }, [this] { worker_->Step(); });
+    worker_->Finish();
     sink->Close(absl::CancelledError("done"));
     client->closed.wait(false);
     return std::move(client->latencies);
   }
 
   Latencies ThroughCoordinator() {
+    return OfStreams(
+        public_stub_.get(), [this] { return worker_->num_streams(); }, [this] { worker_->Step(); },
+        [this] { worker_->Finish(); });
+  }
+  Latencies Bare() {
+    return OfStreams(
+        bare_stub_.get(), [this] { return bare_.num_streams(); },
+        [this] { bare_.Step(clock_.now()); }, [this] { bare_.Finish(); });
+  }
+
+ private:
+  // What the clients of streams see: opened at `stub`, fed by `step`, ended by `finish`.
+  Latencies OfStreams(v1::Inference::Stub* stub, const std::function<size_t()>& num_streams,
+                      const std::function<void()>& step, const std::function<void()>& finish) {
     std::atomic<int> open{0};
     std::vector<std::unique_ptr<PublicClient>> clients;
     for (uint32_t i = 0; i < flags_.streams; ++i) {
-      clients.push_back(std::make_unique<PublicClient>(public_stub_.get(), &clock_, &open));
+      clients.push_back(std::make_unique<PublicClient>(stub, &clock_, &open));
     }
-    RunSteps();
+    RunSteps(num_streams, step);
+    finish();
     for (int left = open.load(); left != 0; left = open.load()) open.wait(left);
     Latencies all;
     for (const auto& client : clients) {
@@ -290,7 +377,6 @@ class Bench {
     return all;
   }
 
- private:
   static std::shared_ptr<grpc::Channel> Channel(const std::string& address) {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -320,24 +406,25 @@ class Bench {
     }
   }
 
-  void RunSteps() {
-    while (worker_->num_streams() < flags_.streams) WaitUntil(SteadyMicros() + 1'000);
+  void RunSteps(const std::function<size_t()>& num_streams, const std::function<void()>& step) {
+    while (num_streams() < flags_.streams) WaitUntil(SteadyMicros() + 1'000);
     const double step_micros = 1e6 * flags_.streams / flags_.tokens_per_s;
     const auto steps = static_cast<int64_t>(flags_.seconds * 1e6 / step_micros);
     const int64_t start = SteadyMicros();
     for (int64_t i = 1; i <= steps; ++i) {
       WaitUntil(start + static_cast<int64_t>(i * step_micros));
-      worker_->Step();
+      step();
     }
-    worker_->Finish();
   }
 
   const Flags flags_;
   Stopwatch clock_;
   std::unique_ptr<MockWorker> worker_;
+  BareService bare_;
   std::unique_ptr<grpc::Server> server_;
   std::string address_;
   std::unique_ptr<v1::Inference::Stub> public_stub_;
+  std::unique_ptr<v1::Inference::Stub> bare_stub_;
   std::unique_ptr<worker::v1::Worker::Stub> worker_stub_;
 };
 
@@ -356,11 +443,11 @@ int Run(int argc, char** argv) {
   nlohmann::ordered_json json;
   std::map<std::string, std::vector<double>> p50;
   std::map<std::string, std::vector<double>> p99;
-  std::vector<double> added50;
-  std::vector<double> added99;
+  std::vector<double> added50, added99, bare50, bare99;
   size_t num_tokens = 0;
   for (uint32_t round = 0; round <= flags.rounds; ++round) {
     Latencies direct = bench.Direct();
+    Latencies bare = bench.Bare();
     Latencies coordinator = bench.ThroughCoordinator();
     if (round == 0) continue;  // warm-up
     num_tokens = coordinator.size();
@@ -368,6 +455,8 @@ int Run(int argc, char** argv) {
     p99["direct"].push_back(Percentile(direct, 0.99));
     p50["coordinator"].push_back(Percentile(coordinator, 0.5));
     p99["coordinator"].push_back(Percentile(coordinator, 0.99));
+    bare50.push_back(Percentile(bare, 0.5));
+    bare99.push_back(Percentile(bare, 0.99));
     added50.push_back(p50["coordinator"].back() - p50["direct"].back());
     added99.push_back(p99["coordinator"].back() - p99["direct"].back());
   }
@@ -380,6 +469,7 @@ int Run(int argc, char** argv) {
   json["rounds"] = flags.rounds;
   json["load"] = load;
   json["direct_us"] = {{"p50", Median(p50["direct"])}, {"p99", Median(p99["direct"])}};
+  json["bare_grpc_us"] = {{"p50", Median(bare50)}, {"p99", Median(bare99)}};
   json["coordinator_us"] = {{"p50", Median(p50["coordinator"])},
                             {"p99", Median(p99["coordinator"])}};
   json["added_us"] = {{"p50", Median(added50)}, {"p99", Median(added99)}};
