@@ -5,28 +5,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "scheduler/batch/sequence_errors.h"
 #include "scheduler/check.h"
 
 namespace quire {
-namespace {
-
-absl::string_view StageName(NumericFault fault) {
-  switch (fault) {
-    case NumericFault::kNone:
-      return "no stage";
-    case NumericFault::kEmbedding:
-      return "the embedding";
-    case NumericFault::kAttention:
-      return "attention";
-    case NumericFault::kMlp:
-      return "the MLP";
-    case NumericFault::kLogits:
-      return "the logits";
-  }
-  return "an unknown stage";
-}
-
-}  // namespace
 
 BatchScheduler::BatchScheduler(const Options& options) : options_(options), kv_(options.kv) {
   QUIRE_CHECK(options.max_num_seqs > 0);
@@ -45,9 +27,10 @@ absl::Status BatchScheduler::Add(SequenceSpec spec, Micros now) {
         absl::StrCat("the request needs ", needed, " KV blocks of ", kv_.block_size(),
                      " tokens and the worker has ", kv_.pool().num_blocks()));
   }
-  if (!spec.prompt_source.has_value() && waiting_.size() >= options_.max_queue) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the worker's queue is full: ", waiting_.size(), " sequences wait"));
+  // Those who wait for no more than the next step do not count.
+  if (!spec.prompt_source.has_value() &&
+      waiting_.size() >= options_.max_queue + free_slots_.size()) {
+    return QueueFullError(waiting_.size());
   }
 
   auto sequence = std::make_unique<ScheduledSequence>();
@@ -102,10 +85,7 @@ void BatchScheduler::ExpireWaiting(Micros now, SequenceEvents* events) {
   if (!waiting_.next_deadline().has_value() || *waiting_.next_deadline() > now) return;
   for (ScheduledSequence* sequence : waiting_.Expired(now)) {
     Finish(sequence, FinishReason::kAborted, std::nullopt,
-           absl::DeadlineExceededError(absl::StrCat("queue_timeout_ms passed after ",
-                                                    (now - sequence->arrived_at) / 1000,
-                                                    " ms in the worker's queue, 0 tokens out")),
-           now, events);
+           QueueTimeoutError(now - sequence->arrived_at), now, events);
   }
   waiting_.RefreshDeadline();
 }
@@ -317,11 +297,8 @@ void BatchScheduler::SettleRun(const PlannedRun& run, const SlotOutput& output,
     return;
   }
   if (output.fault != NumericFault::kNone) {
-    Finish(
-        sequence, FinishReason::kAborted, std::nullopt,
-        absl::InternalError(absl::StrCat("numbers were not finite after ", StageName(output.fault),
-                                         ", at output token ", sequence->num_output_tokens())),
-        now, events);
+    Finish(sequence, FinishReason::kAborted, std::nullopt,
+           NumericFaultError(output.fault, sequence->num_output_tokens()), now, events);
     return;
   }
   if (run.stay == sequence->stay && sequence->state == ScheduledSequence::State::kRunning) {

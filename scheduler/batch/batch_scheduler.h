@@ -29,7 +29,7 @@ class BatchScheduler final : public SequenceScheduler {
     KvManager::Options kv;
     uint32_t max_num_seqs = 0;            // slots
     uint32_t max_num_batched_tokens = 0;  // positions a step; at least max_num_seqs
-    uint32_t max_queue = 0;               // waiting sequences beyond which Add refuses
+    uint32_t max_queue = 0;               // sequences beyond the slots, above which Add refuses
     uint64_t kv_bytes_per_token = 0;      // for usage
   };
   explicit BatchScheduler(const Options& options);

@@ -3,15 +3,16 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "scheduler/batch/sequence_errors.h"
 #include "scheduler/check.h"
 
 namespace quire {
 
 absl::Status SerialScheduler::Add(SequenceSpec spec, Micros now) {
-  if (!spec.prompt_source.has_value() && waiting_.size() >= max_queue_) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the worker's queue is full: ", waiting_.size(), " sequences wait"));
+  // One that waits for no more than the next step does not count.
+  const size_t most_waiting = size_t{max_queue_} + (running_.has_value() ? 0u : 1u);
+  if (!spec.prompt_source.has_value() && waiting_.size() >= most_waiting) {
+    return QueueFullError(waiting_.size());
   }
   Sequence sequence;
   sequence.spec = std::move(spec);
@@ -47,10 +48,7 @@ bool SerialScheduler::Plan(Micros now, StepPlan* plan, SequenceEvents* events) {
       ++next;
       continue;
     }
-    Finish(*next, FinishReason::kAborted, std::nullopt,
-           absl::DeadlineExceededError(absl::StrCat("queue_timeout_ms passed after ",
-                                                    (now - next->arrived_at) / 1000,
-                                                    " ms in the worker's queue, 0 tokens out")),
+    Finish(*next, FinishReason::kAborted, std::nullopt, QueueTimeoutError(now - next->arrived_at),
            now, events);
     next = waiting_.erase(next);
   }
@@ -89,9 +87,7 @@ void SerialScheduler::Settle(StepResult& result, Micros now, SequenceEvents* eve
   const SlotOutput& output = result.outputs[0];
   if (output.fault != NumericFault::kNone) {
     Finish(*running_, FinishReason::kAborted, std::nullopt,
-           absl::InternalError(absl::StrCat("numbers were not finite, at output token ",
-                                            running_->num_output_tokens())),
-           now, events);
+           NumericFaultError(output.fault, running_->num_output_tokens()), now, events);
     running_.reset();
     return;
   }

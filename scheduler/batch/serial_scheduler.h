@@ -16,7 +16,8 @@ namespace quire {
 // itself, and reports its bytes with each result. Priorities do not matter here.
 class SerialScheduler final : public SequenceScheduler {
  public:
-  // Add refuses beyond `max_queue` waiting sequences. `kv_bytes_per_token` is for usage.
+  // Add refuses beyond `max_queue` sequences behind the running one. `kv_bytes_per_token` is for
+  // usage.
   explicit SerialScheduler(uint32_t max_queue, uint64_t kv_bytes_per_token = 1)
       : max_queue_(max_queue), kv_bytes_per_token_(kv_bytes_per_token) {}
 

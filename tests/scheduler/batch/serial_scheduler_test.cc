@@ -54,9 +54,25 @@ TEST_F(SerialSchedulerTest, RunsOneAfterTheOtherWholePromptFirst) {
 }
 
 TEST_F(SerialSchedulerTest, RefusesBeyondItsQueue) {
-  ASSERT_TRUE(scheduler_.Add(Spec(0, 1, 1), 0).ok());
-  ASSERT_TRUE(scheduler_.Add(Spec(1, 1, 1), 0).ok());
-  EXPECT_EQ(scheduler_.Add(Spec(2, 1, 1), 0).code(), absl::StatusCode::kResourceExhausted);
+  // The first will run in the next step; two more may wait behind it.
+  for (SequenceTag tag = 0; tag < 3; ++tag) {
+    ASSERT_TRUE(scheduler_.Add(Spec(tag, 1, 2), 0).ok());
+  }
+  EXPECT_EQ(scheduler_.Add(Spec(3, 1, 1), 0).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(Step(), 1u);
+  EXPECT_EQ(scheduler_.Add(Spec(3, 1, 1), 0).code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(SerialSchedulerTest, AFaultNamesItsStage) {
+  ASSERT_TRUE(scheduler_.Add(Spec(0, 4, 9), 0).ok());
+  ASSERT_TRUE(scheduler_.Plan(0, &plan_, &events_));
+  StepResult result;
+  result.step = plan_.step;
+  result.outputs.push_back({.fault = NumericFault::kLogits});
+  scheduler_.Settle(result, 0, &events_);
+  ASSERT_EQ(events_.finishes.size(), 1u);
+  EXPECT_EQ(events_.finishes[0].status,
+            absl::InternalError("numbers were not finite after the logits, at output token 0"));
 }
 
 TEST_F(SerialSchedulerTest, AnAbortWhileAStepRunsDropsItsToken) {
