@@ -66,9 +66,10 @@ class MockWorker final : public worker::v1::Worker::CallbackService {
       : clock_(clock), info_(std::move(info)) {}
 
   grpc::ServerBidiReactor<SessionRequest, SessionEvent>* Session(
-      grpc::CallbackServerContext*) override {
+      grpc::CallbackServerContext* context) override {
     return new GrpcServerStream<SessionRequest, SessionEvent>(
-        65'536, [this](auto sink) { return std::make_unique<Handler>(this, std::move(sink)); });
+        context, {.max_messages = 65'536},
+        [this](auto sink) { return std::make_unique<Handler>(this, std::move(sink)); });
   }
   grpc::ServerWriteReactor<worker::v1::FileChunk>* GetModelFiles(
       grpc::CallbackServerContext*, const worker::v1::GetModelFilesRequest*) override {
@@ -329,7 +330,7 @@ class Bench {
   Latencies Direct() {
     auto client = std::make_shared<DirectClient>(&clock_);
     auto sink = GrpcClientStream<SessionRequest, SessionEvent>::Start(
-        1024, client, [this](grpc::ClientContext* context, auto* reactor) {
+        {.max_messages = 1024}, client, [this](grpc::ClientContext* context, auto* reactor) {
           worker_stub_->async()->Session(context, reactor);
         });
     SessionRequest open;

@@ -22,33 +22,37 @@
 // `writing_` is set before the lock is dropped, and nothing ends the call while it is set.
 namespace quire {
 
-// What both ends share: a bounded queue of messages with one write in flight. Start* are called
-// without the lock.
+// What a call's outbox may hold. A message counts with the bytes of its encoding.
+struct OutboxLimits {
+  size_t max_messages = 0;
+  size_t max_bytes = 64 << 20;
+};
+
+// What both ends share: a bounded queue of messages with one write in flight. Cancel and Start* are
+// called without the lock.
 template <typename Out>
 class GrpcOutbox : public MessageSink<Out> {
  public:
-  explicit GrpcOutbox(size_t max_messages) : max_messages_(max_messages) {}
+  explicit GrpcOutbox(OutboxLimits limits) : limits_(limits) {}
 
   bool Write(Out message) override {
+    const size_t bytes = message.ByteSizeLong();
     {
       MutexLock lock(mutex_);
       if (closing_.has_value()) return false;
-      if (queue_.size() >= max_messages_) {
-        closing_ = absl::ResourceExhaustedError(
-            absl::StrCat("the peer did not read ", max_messages_, " messages"));
-        drop_queue_ = true;
-        if (writing_) {
-          interrupting_ = true;
-        } else {
-          ended_ = true;
-        }
+      if (queue_.size() >= limits_.max_messages || bytes > limits_.max_bytes - queued_bytes_) {
+        End(absl::ResourceExhaustedError(absl::StrCat("the outbox is full: the peer has not read ",
+                                                      queue_.size(), " messages of ", queued_bytes_,
+                                                      " bytes")));
+        cancelling_ = writing_;
       } else {
-        queue_.push_back(std::move(message));
+        queue_.push_back({std::move(message), bytes});
+        queued_bytes_ += bytes;
         if (writing_) return true;
         writing_ = start_write_ = true;
       }
     }
-    InterruptWrite();
+    CancelIfDue();
     Advance();
     return !WasEnded();
   }
@@ -57,60 +61,73 @@ class GrpcOutbox : public MessageSink<Out> {
     {
       MutexLock lock(mutex_);
       if (closing_.has_value()) return;
-      drop_queue_ = !status.ok();
-      closing_ = std::move(status);
-      if (!writing_) {
-        ended_ = true;
-      } else if (drop_queue_) {
-        interrupting_ = true;
+      if (!status.ok()) {
+        End(std::move(status));
+        cancelling_ = writing_ && CloseCancels();
       } else {
-        return;
+        closing_ = std::move(status);
+        ended_ = !writing_;
       }
     }
-    InterruptWrite();
+    CancelIfDue();
     Advance();
   }
 
-  // The write in flight is over.
+  // The write in flight is over. `ok` false: the call is dead.
   void WriteDone(bool ok) {
     {
       MutexLock lock(mutex_);
+      queued_bytes_ -= queue_.front().bytes;
       queue_.pop_front();
-      if (!ok && !closing_.has_value()) {
-        closing_ = absl::UnavailableError("the connection was lost");
-        drop_queue_ = true;
-      }
-      if (closing_.has_value() && (drop_queue_ || queue_.empty())) {
-        queue_.clear();
-        writing_ = false;
+      writing_ = false;
+      if (!ok) {
+        End(absl::UnavailableError("the connection was lost"));
+      } else if (!queue_.empty()) {
+        writing_ = start_write_ = true;
+      } else if (closing_.has_value()) {
         ended_ = true;
-      } else if (queue_.empty()) {
-        writing_ = false;
-        return;
       } else {
-        start_write_ = true;
+        return;
       }
     }
     Advance();
   }
 
  protected:
-  virtual void StartNext(const Out& message) = 0;
   // Makes a write in flight end soon, though the peer does not read. The call is alive.
-  virtual void Interrupt() {}
+  virtual void Cancel() = 0;
+  // Whether Close with an error cancels a write in flight. Otherwise the write ends by itself, and
+  // the peer gets the status.
+  virtual bool CloseCancels() const = 0;
+  virtual void StartNext(const Out& message) = 0;
   // Called once; no StartNext follows.
   virtual void StartEnd(const absl::Status& status) = 0;
 
  private:
-  // Keeps the end from being started while the call is interrupted.
-  void InterruptWrite() {
+  struct Queued {
+    Out message;
+    size_t bytes;
+  };
+
+  // Ends the call, with this status unless it has one. What waits is freed; a write in flight keeps
+  // its message.
+  void End(absl::Status status) QUIRE_REQUIRES(mutex_) {
+    if (!closing_.has_value()) closing_ = std::move(status);
+    while (queue_.size() > (writing_ ? 1u : 0u)) {
+      queued_bytes_ -= queue_.back().bytes;
+      queue_.pop_back();
+    }
+    ended_ = !writing_;
+  }
+  // Keeps the end from being started while the call is cancelled.
+  void CancelIfDue() {
     {
       MutexLock lock(mutex_);
-      if (!interrupting_) return;
+      if (!cancelling_) return;
     }
-    Interrupt();
+    Cancel();
     MutexLock lock(mutex_);
-    interrupting_ = false;
+    cancelling_ = false;
   }
   // Starts what the state says is due: the end, or the write of the first message.
   void Advance() {
@@ -118,12 +135,12 @@ class GrpcOutbox : public MessageSink<Out> {
     absl::Status status;
     {
       MutexLock lock(mutex_);
-      if (interrupting_) return;  // whoever interrupts comes here next
+      if (cancelling_) return;  // whoever cancels comes here next
       if (ended_) {
         if (std::exchange(end_started_, true)) return;
         status = *closing_;
       } else if (std::exchange(start_write_, false)) {
-        next = &queue_.front();
+        next = &queue_.front().message;
       } else {
         return;  // a write is in flight
       }
@@ -135,14 +152,14 @@ class GrpcOutbox : public MessageSink<Out> {
     return closing_.has_value();
   }
 
-  const size_t max_messages_;
+  const OutboxLimits limits_;
   Mutex mutex_;
-  std::deque<Out> queue_ QUIRE_GUARDED_BY(mutex_);  // the first is being written while writing_
+  std::deque<Queued> queue_ QUIRE_GUARDED_BY(mutex_);  // the first is being written while writing_
+  size_t queued_bytes_ QUIRE_GUARDED_BY(mutex_) = 0;   // of queue_; at most max_bytes
   bool writing_ QUIRE_GUARDED_BY(mutex_) = false;
   std::optional<absl::Status> closing_ QUIRE_GUARDED_BY(mutex_);
-  bool drop_queue_ QUIRE_GUARDED_BY(mutex_) = false;
   bool start_write_ QUIRE_GUARDED_BY(mutex_) = false;  // the first message's write is due
-  bool interrupting_ QUIRE_GUARDED_BY(mutex_) = false;
+  bool cancelling_ QUIRE_GUARDED_BY(mutex_) = false;
   bool ended_ QUIRE_GUARDED_BY(mutex_) = false;
   bool end_started_ QUIRE_GUARDED_BY(mutex_) = false;
 };
@@ -153,8 +170,10 @@ class GrpcServerStream final : public grpc::ServerBidiReactor<In, Out> {
  public:
   // `connect` gets the sink and gives the handler.
   template <typename Connect>
-  GrpcServerStream(size_t max_messages, Connect connect)
-      : outbox_(std::make_shared<Outbox>(max_messages, this)), handler_(connect(outbox_)) {
+  GrpcServerStream(grpc::CallbackServerContext* context, OutboxLimits limits, Connect connect)
+      : context_(context),
+        outbox_(std::make_shared<Outbox>(limits, this)),
+        handler_(connect(outbox_)) {
     this->StartRead(&incoming_);
   }
 
@@ -178,8 +197,10 @@ class GrpcServerStream final : public grpc::ServerBidiReactor<In, Out> {
  private:
   class Outbox final : public GrpcOutbox<Out> {
    public:
-    Outbox(size_t max_messages, GrpcServerStream* stream)
-        : GrpcOutbox<Out>(max_messages), stream_(stream) {}
+    Outbox(OutboxLimits limits, GrpcServerStream* stream)
+        : GrpcOutbox<Out>(limits), stream_(stream) {}
+    void Cancel() override { stream_->context_->TryCancel(); }
+    bool CloseCancels() const override { return false; }
     void StartNext(const Out& message) override { stream_->StartWrite(&message); }
     void StartEnd(const absl::Status& status) override { stream_->Finish(ToGrpc(status)); }
 
@@ -187,6 +208,7 @@ class GrpcServerStream final : public grpc::ServerBidiReactor<In, Out> {
     GrpcServerStream* stream_;  // alive until StartEnd
   };
 
+  grpc::CallbackServerContext* const context_;
   std::shared_ptr<Outbox> outbox_;
   std::unique_ptr<MessageHandler<In>> handler_;
   In incoming_;
@@ -200,10 +222,10 @@ class GrpcClientStream final : public grpc::ClientBidiReactor<Out, In> {
   // `start` begins the call: stub->async()->Method(context, reactor). Returns the sink. Close
   // cancels the call, whatever the status.
   template <typename StartCall>
-  static std::shared_ptr<MessageSink<Out>> Start(size_t max_messages,
+  static std::shared_ptr<MessageSink<Out>> Start(OutboxLimits limits,
                                                  std::shared_ptr<MessageHandler<In>> handler,
                                                  StartCall start_call) {
-    auto* stream = new GrpcClientStream(max_messages, std::move(handler));
+    auto* stream = new GrpcClientStream(limits, std::move(handler));
     auto outbox = stream->outbox_;
     start_call(&stream->context_, stream);
     stream->AddHold();  // until StartEnd: writes begin outside the reactions
@@ -231,10 +253,11 @@ class GrpcClientStream final : public grpc::ClientBidiReactor<Out, In> {
  private:
   class Outbox final : public GrpcOutbox<Out> {
    public:
-    Outbox(size_t max_messages, GrpcClientStream* stream)
-        : GrpcOutbox<Out>(max_messages), stream_(stream) {}
+    Outbox(OutboxLimits limits, GrpcClientStream* stream)
+        : GrpcOutbox<Out>(limits), stream_(stream) {}
+    void Cancel() override { stream_->context_.TryCancel(); }
+    bool CloseCancels() const override { return true; }
     void StartNext(const Out& message) override { stream_->StartWrite(&message); }
-    void Interrupt() override { stream_->context_.TryCancel(); }
     void StartEnd(const absl::Status&) override {
       stream_->context_.TryCancel();
       stream_->RemoveHold();
@@ -244,8 +267,8 @@ class GrpcClientStream final : public grpc::ClientBidiReactor<Out, In> {
     GrpcClientStream* stream_;  // alive until StartEnd
   };
 
-  GrpcClientStream(size_t max_messages, std::shared_ptr<MessageHandler<In>> handler)
-      : outbox_(std::make_shared<Outbox>(max_messages, this)), handler_(std::move(handler)) {}
+  GrpcClientStream(OutboxLimits limits, std::shared_ptr<MessageHandler<In>> handler)
+      : outbox_(std::make_shared<Outbox>(limits, this)), handler_(std::move(handler)) {}
 
   grpc::ClientContext context_;
   std::shared_ptr<Outbox> outbox_;

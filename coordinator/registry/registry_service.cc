@@ -70,9 +70,9 @@ RegistryService::RegistryService(WorkerRegistry* registry, std::string coordinat
     : registry_(registry), coordinator_id_(std::move(coordinator_id)) {}
 
 grpc::ServerBidiReactor<WorkerStatus, JoinReply>* RegistryService::Join(
-    grpc::CallbackServerContext*) {
+    grpc::CallbackServerContext* context) {
   return new GrpcServerStream<WorkerStatus, JoinReply>(
-      kMaxReplies, [this](std::shared_ptr<MessageSink<JoinReply>> sink) {
+      context, {.max_messages = kMaxReplies}, [this](std::shared_ptr<MessageSink<JoinReply>> sink) {
         {
           MutexLock lock(mutex_);
           std::erase_if(joins_, [](const auto& join) { return join.expired(); });

@@ -88,7 +88,8 @@ class GrpcWorkerConnector final : public WorkerConnector {
 
   std::shared_ptr<Sink> OpenSession(std::shared_ptr<Handler> handler) override {
     return GrpcClientStream<SessionRequest, SessionEvent>::Start(
-        kMaxOutbox, std::move(handler), [this](grpc::ClientContext* context, auto* reactor) {
+        {.max_messages = kMaxOutbox}, std::move(handler),
+        [this](grpc::ClientContext* context, auto* reactor) {
           stub_->async()->Session(context, reactor);
         });
   }

@@ -16,7 +16,9 @@
 namespace quire {
 namespace {
 
-using testing::HasSubstr;
+using testing::ElementsAre;
+using testing::IsEmpty;
+using testing::SizeIs;
 using worker::v1::SessionEvent;
 using worker::v1::SessionRequest;
 using ClientHandler = RecordingHandler<SessionEvent>;
@@ -50,11 +52,11 @@ SessionEvent LargeEvent() {
 // Takes one call after another, and keeps the ends of the last.
 class Service final : public worker::v1::Worker::CallbackService {
  public:
-  explicit Service(size_t max_messages) : max_messages_(max_messages) {}
+  explicit Service(OutboxLimits limits) : limits_(limits) {}
   grpc::ServerBidiReactor<SessionRequest, SessionEvent>* Session(
-      grpc::CallbackServerContext*) override {
+      grpc::CallbackServerContext* context) override {
     return new GrpcServerStream<SessionRequest, SessionEvent>(
-        max_messages_, [this](std::shared_ptr<MessageSink<SessionEvent>> sink) {
+        context, limits_, [this](std::shared_ptr<MessageSink<SessionEvent>> sink) {
           MutexLock lock(mutex_);
           sink_ = std::move(sink);
           handler_ = std::make_shared<ServerHandler>();
@@ -84,12 +86,88 @@ class Service final : public worker::v1::Worker::CallbackService {
     const std::shared_ptr<ServerHandler> to_;
   };
 
-  const size_t max_messages_;
+  const OutboxLimits limits_;
   Mutex mutex_;
   CondVar changed_;
   std::shared_ptr<MessageSink<SessionEvent>> sink_ QUIRE_GUARDED_BY(mutex_);
   std::shared_ptr<ServerHandler> handler_ QUIRE_GUARDED_BY(mutex_);
 };
+
+// A message that tells whether it is still held.
+struct Tracked {
+  std::shared_ptr<int> token;
+  size_t bytes = 1;
+  size_t ByteSizeLong() const { return bytes; }
+};
+
+// An outbox over a call whose operations end when the test says so.
+class ManualOutbox final : public GrpcOutbox<Tracked> {
+ public:
+  ManualOutbox(OutboxLimits limits, bool close_cancels)
+      : GrpcOutbox(limits), close_cancels_(close_cancels) {}
+  void Cancel() override { ++cancels; }
+  bool CloseCancels() const override { return close_cancels_; }
+  void StartNext(const Tracked&) override { ++writes; }
+  void StartEnd(const absl::Status& status) override { ends.push_back(status); }
+
+  int cancels = 0;
+  int writes = 0;
+  std::vector<absl::Status> ends;
+
+ private:
+  const bool close_cancels_;
+};
+
+TEST(GrpcOutboxTest, AnOverflowFreesWhatWaitsAndEndsTheWriteInFlight) {
+  ManualOutbox outbox({.max_messages = 3}, /*close_cancels=*/false);
+  const auto token = std::make_shared<int>();
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(outbox.Write({token}));
+  EXPECT_FALSE(outbox.Write({token}));
+  EXPECT_EQ(token.use_count(), 2);  // ours and the one being written
+  EXPECT_EQ(outbox.cancels, 1);
+  EXPECT_THAT(outbox.ends, IsEmpty());
+  outbox.WriteDone(false);
+  EXPECT_EQ(token.use_count(), 1);
+  ASSERT_THAT(outbox.ends, SizeIs(1));
+  EXPECT_EQ(outbox.ends[0].code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(outbox.writes, 1);
+}
+
+TEST(GrpcOutboxTest, BytesAreBoundedToo) {
+  ManualOutbox outbox({.max_messages = 100, .max_bytes = 10}, /*close_cancels=*/false);
+  EXPECT_TRUE(outbox.Write({nullptr, 6}));
+  EXPECT_TRUE(outbox.Write({nullptr, 4}));
+  outbox.WriteDone(true);
+  EXPECT_TRUE(outbox.Write({nullptr, 6}));  // what is out no longer counts
+  EXPECT_FALSE(outbox.Write({nullptr, 1}));
+  EXPECT_EQ(outbox.cancels, 1);
+}
+
+TEST(GrpcOutboxTest, NothingFollowsAWriteThatFailed) {
+  ManualOutbox outbox({.max_messages = 10}, /*close_cancels=*/false);
+  const auto token = std::make_shared<int>();
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(outbox.Write({token}));
+  outbox.Close(absl::OkStatus());
+  outbox.WriteDone(true);
+  EXPECT_EQ(outbox.writes, 2);
+  outbox.WriteDone(false);
+  EXPECT_EQ(outbox.writes, 2);
+  EXPECT_EQ(token.use_count(), 1);
+  EXPECT_THAT(outbox.ends, ElementsAre(absl::OkStatus()));
+}
+
+TEST(GrpcOutboxTest, AnErrorWaitsForTheWriteInFlightUnlessCloseCancels) {
+  for (const bool close_cancels : {false, true}) {
+    ManualOutbox outbox({.max_messages = 10}, close_cancels);
+    const auto token = std::make_shared<int>();
+    for (int i = 0; i < 5; ++i) EXPECT_TRUE(outbox.Write({token}));
+    outbox.Close(absl::AbortedError("superseded"));
+    EXPECT_EQ(outbox.cancels, close_cancels ? 1 : 0);
+    EXPECT_EQ(token.use_count(), 2);
+    outbox.WriteDone(!close_cancels);
+    EXPECT_THAT(outbox.ends, ElementsAre(absl::AbortedError("superseded")));
+  }
+}
 
 class GrpcStreamTest : public testing::Test {
  protected:
@@ -113,13 +191,14 @@ class GrpcStreamTest : public testing::Test {
         grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
     client_ = std::make_shared<ClientHandler>();
     sink_ = GrpcClientStream<SessionRequest, SessionEvent>::Start(
-        kMaxMessages, client_, [this](grpc::ClientContext* context, auto* reactor) {
+        kLimits, client_, [this](grpc::ClientContext* context, auto* reactor) {
           stub_->async()->Session(context, reactor);
         });
   }
 
   static constexpr size_t kMaxMessages = 100;
-  Service service_{kMaxMessages};
+  static constexpr OutboxLimits kLimits{.max_messages = kMaxMessages, .max_bytes = 48 << 20};
+  Service service_{kLimits};
   std::unique_ptr<grpc::Server> server_;
   std::string address_;
   std::unique_ptr<worker::v1::Worker::Stub> stub_;
@@ -199,9 +278,17 @@ TEST_F(GrpcStreamTest, AClientThatDoesNotReadLosesTheCall) {
   uint64_t taken = 0;
   while (server_sink->Write(LargeEvent())) ++taken;
   EXPECT_GE(taken, kMaxMessages);  // so many wait, and the transport holds some
+  EXPECT_FALSE(service_.handler()->WaitForEnd().ok());  // though it still does not read
   client_->SetHeld(false);
+  EXPECT_FALSE(client_->WaitForEnd().ok());
+}
+
+TEST_F(GrpcStreamTest, AMessageBeyondTheOutboxsBytesEndsTheCall) {
+  auto server_sink = service_.WaitForSink();
+  SessionEvent event;
+  event.mutable_opened()->set_incarnation(std::string(kLimits.max_bytes, 'x'));
+  EXPECT_FALSE(server_sink->Write(std::move(event)));
   EXPECT_EQ(client_->WaitForEnd().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_FALSE(service_.handler()->WaitForEnd().ok());
 }
 
 TEST_F(GrpcStreamTest, AServerThatDoesNotReadLosesTheCall) {

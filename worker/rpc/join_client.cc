@@ -65,7 +65,7 @@ void JoinClient::Tick(const worker::v1::Load& load, bool draining) {
   }
   call_ = std::make_shared<Call>(coordinator_);
   sink_ = GrpcClientStream<WorkerStatus, JoinReply>::Start(
-      16, call_, [this](grpc::ClientContext* context, auto* reactor) {
+      {.max_messages = 16}, call_, [this](grpc::ClientContext* context, auto* reactor) {
         stub_->async()->Join(context, reactor);
       });
   WorkerStatus first = announcement_;

@@ -13,9 +13,10 @@ namespace {
 
 using worker::v1::FileChunk;
 
-// Steps that may wait for a coordinator that does not read. A step's message is a few bytes a
-// token, so this is some megabytes at the most, and some seconds of decoding.
-constexpr size_t kMaxOutbox = 4096;
+// What may wait for a coordinator that does not read: at a message a step, some seconds of
+// decoding. With log-probabilities a step's message can have megabytes, so the bytes have a bound
+// as well.
+constexpr OutboxLimits kOutbox{.max_messages = 4096, .max_bytes = 64 << 20};
 constexpr size_t kChunkBytes = 1 << 20;
 
 class FileWriter final : public grpc::ServerWriteReactor<FileChunk> {
@@ -71,9 +72,9 @@ WorkerService::WorkerService(SessionTable* table, std::string model,
     : table_(table), model_(std::move(model)), files_(std::move(files)) {}
 
 grpc::ServerBidiReactor<worker::v1::SessionRequest, worker::v1::SessionEvent>*
-WorkerService::Session(grpc::CallbackServerContext*) {
+WorkerService::Session(grpc::CallbackServerContext* context) {
   return new GrpcServerStream<worker::v1::SessionRequest, worker::v1::SessionEvent>(
-      kMaxOutbox,
+      context, kOutbox,
       [this](std::shared_ptr<SessionTable::Sink> sink) { return table_->Connect(sink); });
 }
 
