@@ -1,12 +1,22 @@
 #include "common/logging.h"
 
+#include <unistd.h>
+
+#include <cstdlib>
+#include <memory>
+#include <mutex>
 #include <string>
 
-#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+#include "common/clock.h"
+#include "common/line_writer.h"
 
 namespace quire {
 namespace {
+
+constexpr size_t kMaxWaitingLines = 8192;
+constexpr int64_t kFlushMicros = 1'000'000;
 
 spdlog::level::level_enum ToSpdlog(LogLevel level) {
   switch (level) {
@@ -22,17 +32,36 @@ spdlog::level::level_enum ToSpdlog(LogLevel level) {
   return spdlog::level::info;
 }
 
+// Never destroyed: its thread may be stuck in a write for ever, and exit must not be.
+LineWriter& StandardError() {
+  static LineWriter* const writer = new LineWriter(STDERR_FILENO, kMaxWaitingLines);
+  return *writer;
+}
+
+class StandardErrorSink final : public spdlog::sinks::base_sink<std::mutex> {
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    StandardError().Post(std::string(line.data(), line.size()));
+  }
+  void flush_() override {}
+};
+
 }  // namespace
 
 void SetUpLogging(std::string_view program, LogLevel level) {
-  auto logger = std::make_shared<spdlog::logger>(std::string(program),
-                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  auto logger =
+      std::make_shared<spdlog::logger>(std::string(program), std::make_shared<StandardErrorSink>());
   logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %L %n %v");
   logger->set_level(ToSpdlog(level));
-  logger->flush_on(spdlog::level::debug);
   spdlog::set_default_logger(std::move(logger));
+  static const int registered = std::atexit(FlushLog);
+  static_cast<void>(registered);
 }
 
 void Log(LogLevel level, std::string_view message) { spdlog::log(ToSpdlog(level), "{}", message); }
+
+void FlushLog() { StandardError().Flush(SteadyMicros() + kFlushMicros); }
 
 }  // namespace quire

@@ -9,9 +9,13 @@ namespace quire {
 
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
-// Lines below `level` are dropped. `program` starts each line.
+// Lines below `level` are dropped. `program` starts each line. From now on a call never waits for
+// who reads standard error: a bounded number of lines wait to be written (LineWriter), and exit
+// waits until they are, a second at most.
 void SetUpLogging(std::string_view program, LogLevel level);
 void Log(LogLevel level, std::string_view message);
+// Waits as exit does. For use before _Exit.
+void FlushLog();
 
 inline void LogInfo(std::string_view message) { Log(LogLevel::kInfo, message); }
 inline void LogWarning(std::string_view message) { Log(LogLevel::kWarning, message); }

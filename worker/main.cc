@@ -299,6 +299,7 @@ int Run(int argc, char** argv) {
     MutexLock lock(fatal_mutex);
     if (fatal.empty()) return;
     LogError(absl::StrCat("the device is lost: ", fatal));
+    FlushLog();
     std::_Exit(kExitFatal);
   };
   WaitForTerminationSignal();
@@ -308,6 +309,7 @@ int Run(int argc, char** argv) {
   std::thread([exit_if_lost] {
     WaitForTerminationSignal();
     exit_if_lost();
+    FlushLog();
     std::_Exit(1);
   }).detach();
   table.StartDraining();
