@@ -1,6 +1,7 @@
 #ifndef QUIRE_COMMON_TICKER_H_
 #define QUIRE_COMMON_TICKER_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <thread>
@@ -12,7 +13,8 @@
 namespace quire {
 
 // Runs a function at once and then every `period` microseconds, on a thread of its own, until it is
-// destroyed; the destructor waits for a run that is under way.
+// destroyed; the destructor waits for a run that is under way. Runs that a slow one is too late for
+// are left out.
 class Ticker {
  public:
   Ticker(int64_t period, std::function<void()> tick)
@@ -30,7 +32,7 @@ class Ticker {
 
  private:
   void Run(const std::function<void()>& tick) {
-    for (int64_t next = SteadyMicros();; next += period_) {
+    for (int64_t next = SteadyMicros();; next = std::max(next + period_, SteadyMicros())) {
       {
         MutexLock lock(mutex_);
         while (!stopping_ && wake_.WaitUntil(mutex_, FromSteadyMicros(next))) {
