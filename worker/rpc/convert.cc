@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/request_fields.h"
 
 namespace quire {
 namespace {
@@ -25,7 +26,6 @@ absl::Status CheckParameters(const v1::ResolvedParameters& parameters) {
       check("top_p", parameters.top_p(), 0, 1),
       check("min_p", parameters.min_p(), 0, 1),
       check("n", parameters.n(), 1, 8),
-      check("repetition_penalty", parameters.repetition_penalty(), 1e-6, 2),
       check("presence_penalty", parameters.presence_penalty(), -2, 2),
       check("frequency_penalty", parameters.frequency_penalty(), -2, 2),
       check("logprobs", parameters.logprobs(), 0, 20),
@@ -37,6 +37,12 @@ absl::Status CheckParameters(const v1::ResolvedParameters& parameters) {
   };
   for (const absl::Status& status : checks) {
     if (!status.ok()) return status;
+  }
+  const RequestField& repetition = FieldAt("penalties.repetition");
+  if (!repetition.Allows(parameters.repetition_penalty())) {
+    return absl::InvalidArgumentError(absl::StrCat("parameters.repetition_penalty is ",
+                                                   parameters.repetition_penalty(),
+                                                   "; allowed: ", std::string(repetition.allowed)));
   }
   if (parameters.logit_bias_token_ids_size() != parameters.logit_bias_values_size()) {
     return absl::InvalidArgumentError("parameters.logit_bias_values: one a token id is needed");

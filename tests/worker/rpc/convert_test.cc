@@ -74,6 +74,17 @@ TEST(ConvertTest, CarriesEveryField) {
   EXPECT_FALSE(params.prompt_logprobs.has_value());
 }
 
+// The range has no least value.
+TEST(ConvertTest, TakesAnyRepetitionPenaltyAboveZero) {
+  Submit submit = MakeSubmit(1, {1}, 4);
+  for (const float repetition : {std::numeric_limits<float>::denorm_min(), 1e-7f, 2.0f}) {
+    submit.mutable_parameters()->set_repetition_penalty(repetition);
+    const absl::StatusOr<EngineRequest> request = ToEngineRequest(submit, 0, 0);
+    ASSERT_TRUE(request.ok()) << request.status();
+    EXPECT_EQ(request->params.repetition_penalty, repetition);
+  }
+}
+
 struct BadSubmit {
   std::string field;
   std::function<void(Submit&, v1::ResolvedParameters&)> spoil;
@@ -103,6 +114,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadSubmit{"parameters.n", [](Submit&, auto& p) { p.set_n(0); }},
         BadSubmit{"parameters.n", [](Submit&, auto& p) { p.set_n(9); }},
         BadSubmit{"repetition_penalty", [](Submit&, auto& p) { p.set_repetition_penalty(0); }},
+        BadSubmit{"repetition_penalty", [](Submit&, auto& p) { p.set_repetition_penalty(kNan); }},
+        BadSubmit{"repetition_penalty", [](Submit&, auto& p) { p.set_repetition_penalty(2.1f); }},
         BadSubmit{"presence_penalty", [](Submit&, auto& p) { p.set_presence_penalty(-kInfinity); }},
         BadSubmit{"frequency_penalty", [](Submit&, auto& p) { p.set_frequency_penalty(2.5f); }},
         BadSubmit{"parameters.logprobs", [](Submit&, auto& p) { p.set_logprobs(21); }},

@@ -91,7 +91,8 @@ const float* Sampler::Adjust(const Row& row, const SamplingParams& params) {
     adjusted_[token] = Clamp(adjusted_[token] + bias);
   }
   if (HasPenalty(params)) {
-    const float repetition = params.repetition_penalty;
+    // A denormal would be taken as zero, and 0 / 0 is no logit.
+    const float repetition = std::max(params.repetition_penalty, FLT_MIN);
     for (const TokenCounts::Entry& entry : row.counts->entries()) {
       float logit = adjusted_[entry.token];
       logit = logit < 0 ? logit * repetition : logit / repetition;

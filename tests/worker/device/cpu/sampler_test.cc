@@ -106,6 +106,15 @@ TEST(SamplerTest, DrawsFollowTheExactDistribution) {
   }
 }
 
+TEST(SamplerTest, TheLeastRepetitionPenaltyIsNotZero) {
+  Sampler sampler(Fastest(), 4);
+  SamplingParams params;
+  params.temperature = 0;
+  params.repetition_penalty = std::numeric_limits<float>::denorm_min();
+  // Token 1 is in the prompt; its logit stays 0, whatever divides it.
+  EXPECT_EQ(Draw({.prompt = {1}}).From(sampler, {-1, 0, -1, -1}, params).token, 1u);
+}
+
 // Positions and choices are as good a source of independent draws as seeds are.
 TEST(SamplerTest, PositionsAndChoicesAreIndependentDraws) {
   const std::vector<float> logits(8, 0.0f);
