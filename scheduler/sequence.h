@@ -121,15 +121,12 @@ class SequenceScheduler {
   virtual void Abort(SequenceTag tag, absl::Status status, std::optional<uint32_t> output_tokens,
                      Micros now, SequenceEvents* events) = 0;
 
-  // Replaces `plan` by the next step; false: nothing runs now. Adds queue timeouts and preemptions
-  // to `events`.
+  // Replaces `plan` by the next step; false: nothing runs now, and if every planned step is
+  // settled, nothing waits either. Adds queue timeouts and preemptions to `events`.
   virtual bool Plan(Micros now, StepPlan* plan, SequenceEvents* events) = 0;
 
   // Takes in the result of the oldest planned step that is not settled.
   virtual void Settle(StepResult& result, Micros now, SequenceEvents* events) = 0;
-
-  // When a queue timeout is due next.
-  virtual std::optional<Micros> NextDeadline() const = 0;
 
   virtual SchedulerLoad load() const = 0;
 };

@@ -40,7 +40,6 @@ class BatchScheduler final : public SequenceScheduler {
              Micros now, SequenceEvents* events) override;
   bool Plan(Micros now, StepPlan* plan, SequenceEvents* events) override;
   void Settle(StepResult& result, Micros now, SequenceEvents* events) override;
-  std::optional<Micros> NextDeadline() const override { return waiting_.next_deadline(); }
   SchedulerLoad load() const override;
 
   const BlockPool& pool() const { return kv_.pool(); }

@@ -137,16 +137,6 @@ void SerialScheduler::Finish(const Sequence& sequence, FinishReason reason,
   events->finishes.push_back(std::move(finish));
 }
 
-std::optional<Micros> SerialScheduler::NextDeadline() const {
-  std::optional<Micros> next;
-  for (const Sequence& sequence : waiting_) {
-    if (const auto deadline = sequence.spec.queue_deadline; deadline.has_value()) {
-      next = std::min(next.value_or(*deadline), *deadline);
-    }
-  }
-  return next;
-}
-
 SchedulerLoad SerialScheduler::load() const {
   SchedulerLoad load;
   load.running = running_.has_value() ? 1 : 0;

@@ -26,7 +26,6 @@ class SerialScheduler final : public SequenceScheduler {
              Micros now, SequenceEvents* events) override;
   bool Plan(Micros now, StepPlan* plan, SequenceEvents* events) override;
   void Settle(StepResult& result, Micros now, SequenceEvents* events) override;
-  std::optional<Micros> NextDeadline() const override;
   SchedulerLoad load() const override;
 
  private:

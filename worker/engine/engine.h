@@ -125,7 +125,8 @@ class Engine {
   virtual void Cancel(RequestKey key, std::optional<uint32_t> choice,
                       std::optional<uint32_t> stop_index, Micros now) = 0;
 
-  // Replaces `plan` by the next step. False: nothing to run now. Finishes that need no step (queue
+  // Replaces `plan` by the next step. False: nothing to run now; if no step is in flight either,
+  // nothing waits, so that there is none before the next Submit. Finishes that need no step (queue
   // timeouts, cancels) appear in the next TakeOutput either way.
   virtual bool Plan(Micros now, StepPlan* plan) = 0;
 
@@ -135,9 +136,6 @@ class Engine {
   // Moves what happened since the last call into `output` (cleared first). The vectors are swapped,
   // so passing the same object again saves allocations.
   virtual void TakeOutput(EngineOutput* output) = 0;
-
-  // The next time at which Plan must be called though nothing happens; nothing if there is none.
-  virtual std::optional<Micros> NextDeadline() const = 0;
 
   virtual EngineLoad load() const = 0;
 };

@@ -1,25 +1,11 @@
 #include "worker/engine/engine_loop.h"
 
-#include <chrono>
 #include <utility>
 
+#include "common/clock.h"
 #include "scheduler/check.h"
 
 namespace quire {
-namespace {
-
-std::chrono::steady_clock::time_point ToTimePoint(Micros time) {
-  return std::chrono::steady_clock::time_point(std::chrono::microseconds(time));
-}
-
-Micros Now() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
-}  // namespace
-
 EngineLoop::EngineLoop(std::unique_ptr<Engine> engine, std::unique_ptr<ModelExecutor> executor,
                        EngineListener* listener, size_t max_mailbox)
     : engine_(std::move(engine)),
@@ -31,7 +17,7 @@ EngineLoop::~EngineLoop() { Stop(); }
 
 void EngineLoop::Start() {
   QUIRE_CHECK(!thread_.joinable());
-  last_progress_ = Now();
+  last_progress_ = SteadyMicros();
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -81,7 +67,7 @@ void EngineLoop::PostRequestLoad() {
 
 Micros EngineLoop::SinceProgress() const {
   if (idle_.load(std::memory_order_relaxed)) return 0;
-  return Now() - last_progress_.load(std::memory_order_relaxed);
+  return SteadyMicros() - last_progress_.load(std::memory_order_relaxed);
 }
 
 void EngineLoop::Run() {
@@ -91,7 +77,7 @@ void EngineLoop::Run() {
   const uint32_t max_in_flight = executor_->limits().max_steps_in_flight;
   bool may_wait = false;
   while (Receive(may_wait)) {
-    while (in_flight < max_in_flight && engine_->Plan(Now(), &plan)) {
+    while (in_flight < max_in_flight && engine_->Plan(SteadyMicros(), &plan)) {
       if (absl::Status status = executor_->Launch(plan); !status.ok()) {
         return listener_->OnFatal(status);
       }
@@ -102,7 +88,7 @@ void EngineLoop::Run() {
         return listener_->OnFatal(status);
       }
       --in_flight;
-      const Micros now = Now();
+      const Micros now = SteadyMicros();
       engine_->Settle(result, now);
       steps_.fetch_add(1, std::memory_order_relaxed);
       last_progress_.store(now, std::memory_order_relaxed);
@@ -121,15 +107,8 @@ bool EngineLoop::Receive(bool may_wait) {
     MutexLock lock(mutex_);
     if (may_wait && !has_mail_.load(std::memory_order_relaxed)) {
       idle_.store(true, std::memory_order_relaxed);
-      const std::optional<Micros> deadline = engine_->NextDeadline();
-      while (!has_mail_.load(std::memory_order_relaxed)) {
-        if (!deadline.has_value()) {
-          wake_.Wait(mutex_);
-        } else if (!wake_.WaitUntil(mutex_, ToTimePoint(*deadline))) {
-          break;
-        }
-      }
-      last_progress_.store(Now(), std::memory_order_relaxed);
+      while (!has_mail_.load(std::memory_order_relaxed)) wake_.Wait(mutex_);
+      last_progress_.store(SteadyMicros(), std::memory_order_relaxed);
       idle_.store(false, std::memory_order_relaxed);
     }
     has_mail_.store(false, std::memory_order_relaxed);
@@ -142,11 +121,11 @@ bool EngineLoop::Receive(bool may_wait) {
     if (auto* submit = std::get_if<SubmitMessage>(&message)) {
       const RequestKey key = submit->request.key;
       const uint32_t attempt = submit->request.attempt;
-      absl::Status status = engine_->Submit(std::move(submit->request), Now());
+      absl::Status status = engine_->Submit(std::move(submit->request), SteadyMicros());
       if (!status.ok()) listener_->OnRejected(key, attempt, status);
     } else {
       const auto& cancel = std::get<CancelMessage>(message);
-      engine_->Cancel(cancel.key, cancel.choice, cancel.stop_index, Now());
+      engine_->Cancel(cancel.key, cancel.choice, cancel.stop_index, SteadyMicros());
     }
   }
   received_.clear();
@@ -156,9 +135,11 @@ bool EngineLoop::Receive(bool may_wait) {
 
 void EngineLoop::Emit() {
   engine_->TakeOutput(&output_);
+  // One may have taken another's place: then the counts are as before, and the blocks are not.
+  const bool ended = !output_.finishes.empty();
   if (!output_.empty()) listener_->OnOutput(output_);
   const EngineLoad load = engine_->load();
-  if (load.running != last_running_ || load.waiting != last_waiting_) {
+  if (ended || load.running != last_running_ || load.waiting != last_waiting_) {
     last_running_ = load.running;
     last_waiting_ = load.waiting;
     listener_->OnLoad(load);

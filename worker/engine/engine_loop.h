@@ -67,8 +67,8 @@ class EngineLoop final : public EngineInbox {
   using Message = std::variant<SubmitMessage, CancelMessage>;
 
   void Run();
-  // Takes the mailbox's messages into the engine; waits for one, or for the engine's next deadline,
-  // first when `may_wait`. False: the loop is to stop.
+  // Takes the mailbox's messages into the engine; waits for one first when `may_wait`. False: the
+  // loop is to stop.
   bool Receive(bool may_wait);
   // Tells the listener what happened.
   void Emit();

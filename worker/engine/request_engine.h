@@ -28,7 +28,6 @@ class RequestEngine final : public Engine {
   bool Plan(Micros now, StepPlan* plan) override;
   void Settle(StepResult& result, Micros now) override;
   void TakeOutput(EngineOutput* output) override;
-  std::optional<Micros> NextDeadline() const override { return scheduler_->NextDeadline(); }
   EngineLoad load() const override;
 
  private:

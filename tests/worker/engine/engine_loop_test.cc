@@ -70,6 +70,19 @@ class Collector final : public EngineListener {
       changed_.Wait(mutex_);
     }
   }
+  void WaitForHeldBlocks(uint32_t running, uint32_t blocks) {
+    MutexLock lock(mutex_);
+    const auto held = [](const EngineLoad& load) {
+      return load.blocks_total - load.blocks_free - load.blocks_cached;
+    };
+    while (loads_.empty() || loads_.back().running != running || held(loads_.back()) != blocks) {
+      changed_.Wait(mutex_);
+    }
+  }
+  void WaitForTokens(uint64_t request, size_t count) {
+    MutexLock lock(mutex_);
+    while (tokens_[request].size() < count) changed_.Wait(mutex_);
+  }
   std::vector<TokenId> tokens(uint64_t request) {
     MutexLock lock(mutex_);
     return tokens_[request];
@@ -119,21 +132,14 @@ TEST_F(EngineLoopTest, ManyThreadsPostAndEachGetsItsTokens) {
   EXPECT_GT(loop_.steps(), 0u);
 }
 
-TEST_F(EngineLoopTest, CancelEndsARunningRequest) {
-  ASSERT_TRUE(loop_.PostSubmit(MakeRequest(1, {1}, 500)).ok());
-  loop_.PostCancel({0, 1}, std::nullopt, std::nullopt);
-  EXPECT_EQ(collector_.WaitForFinish(1).status.code(), absl::StatusCode::kCancelled);
-}
-
 TEST_F(EngineLoopTest, ReportsWhatTheEngineRefuses) {
   ASSERT_TRUE(loop_.PostSubmit(MakeRequest(1, {}, 5)).ok());
   EXPECT_EQ(collector_.WaitForRejection(1).code(), absl::StatusCode::kInvalidArgument);
 }
 
-TEST_F(EngineLoopTest, AQueueTimeoutWakesAnIdleLoop) {
-  // Nothing can run before the choice that came first: its prompt holds the only slot's budget.
+TEST_F(EngineLoopTest, AQueueTimeoutThatIsOverEndsARequestBeforeItRuns) {
   EngineRequest request = MakeRequest(1, {1}, 5);
-  request.queue_deadline = 0;  // long past: it ends before it runs
+  request.queue_deadline = 0;
   ASSERT_TRUE(loop_.PostSubmit(request).ok());
   EXPECT_EQ(collector_.WaitForFinish(1).status.code(), absl::StatusCode::kDeadlineExceeded);
 }
@@ -154,22 +160,52 @@ TEST(EngineLoopMailboxTest, IsBounded) {
   collector.WaitForFinish(4);
 }
 
-TEST(EngineLoopLoadTest, TellsOfEveryBeginningAndEnd) {
-  Collector collector;
-  StepGate gate;
-  const ExecutorLimits limits = TestLimits(16, 4, 1, 8, 1);  // one slot
-  EngineLoop loop(MakeTestEngine(SchedulerOptions(limits)),
-                  std::make_unique<GatedExecutor>(FakeExecutor::Options{.limits = limits}, &gate),
-                  &collector, 2);
-  loop.Start();
-  ASSERT_TRUE(loop.PostSubmit(MakeRequest(1, {1}, 5)).ok());
-  gate.Allow(1);
-  collector.WaitForLoad(1, 0);
-  ASSERT_TRUE(loop.PostSubmit(MakeRequest(2, {1}, 3)).ok());
-  gate.Allow(2);  // it may arrive in the middle of a step
-  collector.WaitForLoad(1, 1);
-  gate.Open();
-  collector.WaitForLoad(0, 0);
+// One slot, and steps that end when the test says so.
+class GatedEngineLoopTest : public testing::Test {
+ protected:
+  GatedEngineLoopTest() { loop_.Start(); }
+  ~GatedEngineLoopTest() override { gate_.Open(); }
+
+  Collector collector_;
+  StepGate gate_;
+  const ExecutorLimits limits_ = TestLimits(128, 4, 1, 8, 1);
+  EngineLoop loop_{
+      MakeTestEngine(SchedulerOptions(limits_)),
+      std::make_unique<GatedExecutor>(FakeExecutor::Options{.limits = limits_}, &gate_),
+      &collector_, 2};
+};
+
+TEST_F(GatedEngineLoopTest, CancelEndsARunningRequest) {
+  ASSERT_TRUE(loop_.PostSubmit(MakeRequest(1, {1}, 500)).ok());
+  gate_.Allow(3);
+  collector_.WaitForTokens(1, 3);
+  loop_.PostCancel({0, 1}, std::nullopt, std::nullopt);
+  gate_.Allow(1);  // one may have begun before it was heard
+  const ChoiceFinish finish = collector_.WaitForFinish(1);
+  EXPECT_EQ(finish.status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(finish.usage.output_tokens, collector_.tokens(1).size());
+  EXPECT_LE(finish.usage.output_tokens, 4u);
+}
+
+TEST_F(GatedEngineLoopTest, TellsOfEveryBeginningAndEnd) {
+  ASSERT_TRUE(loop_.PostSubmit(MakeRequest(1, {1}, 5)).ok());
+  gate_.Allow(1);
+  collector_.WaitForLoad(1, 0);
+  ASSERT_TRUE(loop_.PostSubmit(MakeRequest(2, {1}, 3)).ok());
+  gate_.Allow(2);  // it may arrive in the middle of a step
+  collector_.WaitForLoad(1, 1);
+  gate_.Open();
+  collector_.WaitForLoad(0, 0);
+}
+
+TEST_F(GatedEngineLoopTest, TellsOfOneThatTakesAnothersPlace) {
+  ASSERT_TRUE(loop_.PostSubmit(MakeRequest(1, std::vector<TokenId>(20, 1), 5)).ok());
+  gate_.Allow(3);  // its prompt runs in chunks of 8
+  collector_.WaitForTokens(1, 1);
+  loop_.PostCancel({0, 1}, std::nullopt, std::nullopt);
+  ASSERT_TRUE(loop_.PostSubmit(MakeRequest(2, {1}, 500)).ok());
+  gate_.Allow(2);  // one step may have begun before; none ends the second request
+  collector_.WaitForHeldBlocks(/*running=*/1, /*blocks=*/1);
 }
 
 class BrokenExecutor final : public ModelExecutor {
