@@ -106,6 +106,8 @@ struct WorkerMetrics {
         generation_tokens(
             m.AddCounter("generation_tokens_total", "Output tokens of ended requests")),
         first_token(m.AddLatencyHistogram("time_to_first_token_seconds", "Arrival to first token")),
+        token_gap(m.AddLatencyHistogram("inter_token_latency_seconds",
+                                        "From a token to the next of the same choice")),
         queue_time(m.AddLatencyHistogram("request_queue_time_seconds", "Arrival to first step")),
         latency(m.AddLatencyHistogram("e2e_request_latency_seconds", "Arrival to end")) {}
   prometheus::Gauge& running;
@@ -116,6 +118,7 @@ struct WorkerMetrics {
   prometheus::Counter& prompt_tokens;
   prometheus::Counter& generation_tokens;
   prometheus::Histogram& first_token;
+  prometheus::Histogram& token_gap;
   prometheus::Histogram& queue_time;
   prometheus::Histogram& latency;
 
@@ -124,6 +127,9 @@ struct WorkerMetrics {
     waiting.Set(load.waiting());
     const double held = load.blocks_total() - load.blocks_free() - load.blocks_cached();
     kv_usage.Set(load.blocks_total() > 0 ? held / load.blocks_total() : 0);
+  }
+  void RecordGap(Micros gap, uint32_t num_tokens) {
+    for (uint32_t i = 0; i < num_tokens; ++i) token_gap.Observe(gap / 1e6 / num_tokens);
   }
   void Record(const SessionTable::RequestRecord& record) {
     (record.status.ok() ? requests : failures).Increment();
@@ -241,6 +247,9 @@ int Run(int argc, char** argv) {
   options.incarnation = MakeIncarnation();
   options.orphan_grace = static_cast<Micros>(flags.orphan_grace_s * 1e6);
   options.clock = SteadyMicros;
+  options.on_token_gap = [&](Micros gap, uint32_t num_tokens) {
+    worker_metrics.RecordGap(gap, num_tokens);
+  };
   options.on_load = [&](const worker::v1::Load& load) { worker_metrics.Record(load); };
   options.on_request_end = [&](const SessionTable::RequestRecord& record) {
     worker_metrics.Record(record);

@@ -69,9 +69,9 @@ class SessionTable::Connection final : public SessionTable::Handler {
         return table_->HandleReclaim(*this, message.reclaim());
       case SessionRequest::kPing:
         return table_->HandlePing(*this, message.ping());
-      case SessionRequest::kOpen:
-      case SessionRequest::REQUEST_NOT_SET:
-        return;  // of a newer version
+      case SessionRequest::kOpen:            // a second one says nothing new
+      case SessionRequest::REQUEST_NOT_SET:  // of a newer version
+        return;
     }
   }
   void OnClosed(const absl::Status&) override {
@@ -344,6 +344,8 @@ void SessionTable::OnOutput(EngineOutput& output) {
     if (request == nullptr) continue;
     if (request->first_token_at < 0) request->first_token_at = now;
     Choice& choice = request->choices[entry.choice];
+    const Micros last = std::exchange(choice.last_token_at, now);
+    if (last >= 0 && options_.on_token_gap) options_.on_token_gap(now - last, entry.num_tokens);
     const std::span<const TokenId> tokens(&output.tokens[entry.first_token], entry.num_tokens);
     choice.tokens.insert(choice.tokens.end(), tokens.begin(), tokens.end());
     if (request->orphaned_at.has_value()) continue;
@@ -514,6 +516,8 @@ void SessionTable::Tick() {
     rate_tokens_ = output_tokens_;
     rate_since_ = now;
   }
+  // The engine answers after its step, which may take long; what it said last goes out meanwhile.
+  SendLoad();
   for (auto& [number, session] : sessions_) {
     std::vector<Request*> expired;
     for (auto& [key, request] : session->requests) {

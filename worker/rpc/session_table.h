@@ -54,7 +54,9 @@ class SessionTable final : public EngineListener {
     Micros orphan_grace = 10'000'000;
     std::function<Micros()> clock;
     std::function<void(const RequestRecord&)> on_request_end;  // may be null
-    std::function<void(const worker::v1::Load&)> on_load;      // may be null; must return at once
+    // From a choice's last tokens to its next, which are so many. May be null; must return at once.
+    std::function<void(Micros gap, uint32_t num_tokens)> on_token_gap;
+    std::function<void(const worker::v1::Load&)> on_load;  // may be null; must return at once
     std::function<void(const absl::Status&)> on_fatal;
   };
   SessionTable(Options options);
@@ -95,7 +97,8 @@ class SessionTable final : public EngineListener {
   struct Choice {
     uint32_t first_index = 0;     // of tokens[0], in the choice's output
     std::vector<TokenId> tokens;  // what this worker made, to be replayed to one who reclaims
-    bool cancelled = false;       // a Cancel of its own was posted
+    Micros last_token_at = -1;
+    bool cancelled = false;  // a Cancel of its own was posted
     bool finished = false;
     std::optional<worker::v1::Finish> finish;  // none if it had ended before it came here
     uint32_t next_index() const { return first_index + static_cast<uint32_t>(tokens.size()); }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/mutex.h"
@@ -41,6 +42,10 @@ class SessionTest : public testing::Test {
       records_.push_back(record);
       ended_.NotifyAll();
     };
+    options.on_token_gap = [this](Micros gap, uint32_t num_tokens) {
+      MutexLock lock(mutex_);
+      token_gaps_.emplace_back(gap, num_tokens);
+    };
     options.on_fatal = [](const absl::Status& status) { ADD_FAILURE() << status; };
     return options;
   }
@@ -56,6 +61,8 @@ class SessionTest : public testing::Test {
   Mutex mutex_;
   CondVar ended_;
   std::vector<SessionTable::RequestRecord> records_ QUIRE_GUARDED_BY(mutex_);
+
+  std::vector<std::pair<Micros, uint32_t>> token_gaps_ QUIRE_GUARDED_BY(mutex_);
 
   StepGate gate_;
   const ExecutorLimits limits_ = TestLimits(256, 4, 16, 64, 1);

@@ -8,7 +8,9 @@
 namespace quire {
 namespace {
 
+using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Pair;
 using worker::v1::SessionEvent;
 using worker::v1::SessionRequest;
 using worker::v1::Submit;
@@ -196,6 +198,28 @@ TEST_F(SessionTableTest, AFullMailboxAsksToComeBack) {
   EXPECT_GT(rejected.retry_after_ms(), 0u);
   gate_.Open();
   coordinator_.WaitForFinish(1);
+}
+
+TEST_F(SessionTableTest, TellsItsLoadThoughAStepTakesLong) {
+  coordinator_.Connect();
+  coordinator_.Submit(MakeSubmit(1, {1}, 100));
+  gate_.Allow(1);
+  coordinator_.WaitForTokens(1, 1);  // the second step does not end
+  const uint64_t before = coordinator_.num_loads();
+  for (int i = 0; i < 10; ++i) table_.Tick();
+  coordinator_.WaitForLoads(before + 10);
+}
+
+TEST_F(SessionTableTest, MeasuresTheTimeFromTokenToToken) {
+  coordinator_.Connect();
+  coordinator_.Submit(MakeSubmit(1, {1}, 100));
+  for (size_t token = 1; token <= 3; ++token) {
+    gate_.Allow(1);
+    coordinator_.WaitForTokens(1, token);
+    now_ += 7'000;
+  }
+  MutexLock lock(mutex_);
+  EXPECT_THAT(token_gaps_, ElementsAre(Pair(7'000, 1), Pair(7'000, 1)));
 }
 
 TEST_F(SessionTableTest, AnswersPings) {

@@ -80,19 +80,20 @@ bool TestCoordinator::Send(SessionRequest request) {
   return stream_->client_sink()->Write(std::move(request));
 }
 
-void TestCoordinator::Submit(const worker::v1::Submit& submit) {
-  {
-    MutexLock lock(mutex_);
-    Request& request = requests_[submit.key()];
-    request.attempt = submit.attempt();
-    request.rejection.reset();
-    request.choices.resize(submit.parameters().n());
-    for (int i = 0; i < submit.emitted_size() && i < static_cast<int>(request.choices.size());
-         ++i) {
-      const auto& emitted = submit.emitted(i).emitted_token_ids();
-      request.choices[i].tokens.assign(emitted.begin(), emitted.end());
-    }
+void TestCoordinator::Expect(const worker::v1::Submit& submit) {
+  MutexLock lock(mutex_);
+  Request& request = requests_[submit.key()];
+  request.attempt = submit.attempt();
+  request.rejection.reset();
+  request.choices.resize(submit.parameters().n());
+  for (int i = 0; i < submit.emitted_size() && i < static_cast<int>(request.choices.size()); ++i) {
+    const auto& emitted = submit.emitted(i).emitted_token_ids();
+    request.choices[i].tokens.assign(emitted.begin(), emitted.end());
   }
+}
+
+void TestCoordinator::Submit(const worker::v1::Submit& submit) {
+  Expect(submit);
   SessionRequest request;
   *request.mutable_submit() = submit;
   Send(std::move(request));
@@ -178,6 +179,16 @@ absl::Status TestCoordinator::WaitForLoss() {
   return *loss_;
 }
 
+void TestCoordinator::WaitForLoads(uint64_t count) {
+  MutexLock lock(mutex_);
+  while (num_loads_ < count) changed_.Wait(mutex_);
+}
+
+uint64_t TestCoordinator::num_loads() {
+  MutexLock lock(mutex_);
+  return num_loads_;
+}
+
 Load TestCoordinator::WaitForIdle() {
   {
     MutexLock lock(mutex_);
@@ -216,6 +227,7 @@ void TestCoordinator::Take(uint64_t connection, const SessionEvent& event) {
     }
     case SessionEvent::kLoad:
       load_ = event.load();
+      ++num_loads_;
       break;
     case SessionEvent::kPong:
       pong_ = event.pong();

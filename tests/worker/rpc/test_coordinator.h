@@ -45,6 +45,8 @@ class TestCoordinator {
   bool Send(worker::v1::SessionRequest request);
   // Emitted tokens count as received. Sets the current attempt.
   void Submit(const worker::v1::Submit& submit);
+  // As if it had been sent before, over another connection.
+  void Expect(const worker::v1::Submit& submit);
   void Cancel(uint64_t key);
   void CancelChoice(uint64_t key, uint32_t choice, uint32_t stop_index);
   // From the first token on that has not come.
@@ -60,6 +62,9 @@ class TestCoordinator {
   // The worker has taken all that was sent.
   void Sync();
   absl::Status WaitForLoss();
+  // Loads that came on all connections.
+  void WaitForLoads(uint64_t count);
+  uint64_t num_loads();
   // A load from now on that has nothing running or waiting.
   worker::v1::Load WaitForIdle();
 
@@ -94,6 +99,7 @@ class TestCoordinator {
   std::optional<absl::Status> loss_ QUIRE_GUARDED_BY(mutex_);
   std::optional<worker::v1::Pong> pong_ QUIRE_GUARDED_BY(mutex_);
   std::optional<worker::v1::Load> load_ QUIRE_GUARDED_BY(mutex_);
+  uint64_t num_loads_ QUIRE_GUARDED_BY(mutex_) = 0;
   std::map<uint64_t, Request> requests_ QUIRE_GUARDED_BY(mutex_);
 };
 
