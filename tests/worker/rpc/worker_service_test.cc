@@ -31,7 +31,6 @@ class WorkerServiceTest : public SessionTest {
     server_ = builder.BuildAndStart();
     stub_ = worker::v1::Worker::NewStub(
         grpc::CreateChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials()));
-    gate_.Open();
   }
   ~WorkerServiceTest() override { server_->Shutdown(std::chrono::system_clock::now()); }
 
@@ -88,6 +87,7 @@ TEST_F(WorkerServiceTest, ACallerMayLeaveInTheMiddleOfAFile) {
 }
 
 TEST_F(WorkerServiceTest, ASessionStreamsTokens) {
+  gate_.Open();
   grpc::ClientContext context;
   const auto session = stub_->Session(&context);
   SessionRequest request;
@@ -131,8 +131,13 @@ TEST_F(WorkerServiceTest, ACallerThatVanishesLeavesAnOrphan) {
     request.mutable_open()->set_coordinator_id("coordinator");
     request.mutable_open()->set_protocol(1);
     session->Write(request);
+    *request.mutable_submit() = MakeSubmit(1, {5, 6}, 12);
+    session->Write(request);
+    gate_.Allow(4);
     SessionEvent event;
-    ASSERT_TRUE(session->Read(&event));
+    int tokens = 0;
+    while (tokens < 4 && session->Read(&event)) tokens += event.step_output().token_ids_size();
+    ASSERT_EQ(tokens, 4);
     context.TryCancel();
     while (session->Read(&event)) {
     }
@@ -140,8 +145,12 @@ TEST_F(WorkerServiceTest, ACallerThatVanishesLeavesAnOrphan) {
   }
   TestCoordinator again(&table_, "coordinator");  // the same one, over another transport
   again.Connect();
-  again.Submit(MakeSubmit(1, {1}, 5));
-  again.WaitForFinish(1);
+  again.Expect(MakeSubmit(1, {5, 6}, 12));
+  again.Reclaim(1);
+  again.WaitForTokens(1, 4);  // the first ones are replayed
+  gate_.Open();
+  EXPECT_EQ(again.WaitForFinish(1).reason(), v1::Finished::LENGTH);
+  EXPECT_EQ(again.tokens(1), ExpectedTokens({5, 6}, 12));
 }
 
 }  // namespace
