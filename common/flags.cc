@@ -6,13 +6,26 @@
 #include <string_view>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "common/version.h"
 
 namespace quire {
+
+CLI::Validator NumberFrom(double min, double max) {
+  const std::string range = absl::StrFormat("%.15g to %.15g", min, max);
+  return CLI::Validator(
+      [=](std::string& text) {
+        double value;
+        const bool allowed = absl::SimpleAtod(text, &value) && value >= min && value <= max;
+        return allowed ? std::string() : absl::StrCat(text, ": ", range, " is allowed");
+      },
+      range);
+}
 
 FlagSet::FlagSet(std::string program, const std::string& description)
     : program_(std::move(program)), app_(description, program_) {

@@ -11,6 +11,9 @@
 
 namespace quire {
 
+// A check for what FlagSet::Add returns: a number from `min` to `max`, which NaN is not.
+CLI::Validator NumberFrom(double min, double max);
+
 // The settings of a program. Each is declared once and has three names: a flag (--max-num-seqs), an
 // environment variable (QUIRE_MAX_NUM_SEQS) and a key in a TOML or INI file given by --config
 // (max-num-seqs). The command line wins over the environment, the environment over the file, the

@@ -26,6 +26,9 @@ namespace {
 // A KV pool beyond this is asked for by flag.
 constexpr uint64_t kMaxDefaultKvBytes = uint64_t{2} << 30;
 
+// The fake engine's pool, which has no memory behind it.
+constexpr uint64_t kMaxFakeBlocks = 1 << 24;
+
 PrefixHashKey RandomHashKey() {
   std::random_device device;
   const auto word = [&device] { return uint64_t{device()} << 32 | device(); };
@@ -73,9 +76,11 @@ BuiltEngine BuildFake(const EngineSettings& settings, const ModelConfig& config,
   limits.context_length = context;
   limits.vocabulary_size = config.vocab_size;
   limits.block_size = settings.block_size;
+  const uint64_t room =
+      uint64_t{settings.max_num_seqs} * (uint64_t{context} / settings.block_size + 1);
   limits.num_blocks = settings.num_gpu_blocks_override != 0
                           ? settings.num_gpu_blocks_override
-                          : settings.max_num_seqs * (context / settings.block_size + 1);
+                          : static_cast<uint32_t>(std::min<uint64_t>(room, kMaxFakeBlocks));
   limits.kv_bytes_per_token = 1;
   FakeExecutor::Options options;
   options.limits = limits;
@@ -166,8 +171,6 @@ absl::StatusOr<BuiltEngine> BuildBaseline(const EngineSettings& settings, uint32
 }  // namespace
 
 absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& settings) {
-  if (settings.max_num_seqs == 0) return absl::InvalidArgumentError("--max-num-seqs 0: at least 1");
-  if (settings.max_queue == 0) return absl::InvalidArgumentError("--max-queue 0: at least 1");
   if (settings.engine != "paged" && settings.engine != "baseline" && settings.engine != "fake") {
     return absl::InvalidArgumentError(
         absl::StrCat("--engine ", settings.engine, ": paged or baseline is allowed"));

@@ -12,8 +12,8 @@
 
 namespace quire {
 
-// What a worker is to run. Values are as the flags of quire-worker give them; zero and empty mean
-// "the default", which Create resolves.
+// What a worker is to run. Values are as the flags of quire-worker give them, within the ranges
+// that worker_flags.cc gives those; zero means "the default", which BuildEngine resolves.
 struct EngineSettings {
   std::string model_folder;
   std::string engine = "paged";      // paged, baseline, or fake: no model, for tests of the service

@@ -34,6 +34,7 @@
 #include "worker/rpc/model_files.h"
 #include "worker/rpc/session_table.h"
 #include "worker/rpc/worker_service.h"
+#include "worker/worker_flags.h"
 
 namespace quire {
 namespace {
@@ -41,59 +42,6 @@ namespace {
 constexpr int kExitFatal = 3;
 constexpr int64_t kTickMicros = 250'000;
 constexpr int kMaxMessageBytes = 16 << 20;
-
-struct WorkerFlags {
-  EngineSettings engine;
-  std::string host = "127.0.0.1";
-  uint16_t port = 0;
-  std::vector<std::string> join;
-  std::string worker_name;
-  std::string advertise_address;
-  std::string served_model_name;
-  uint16_t metrics_port = 0;
-  double drain_timeout_s = 30;
-  double orphan_grace_s = 10;
-  bool insecure = false;
-};
-
-void Declare(FlagSet& flags, WorkerFlags* f) {
-  EngineSettings& e = f->engine;
-  flags.Add("model", &e.model_folder, "Folder of the model, in Hugging Face format")->required();
-  flags.Add("served-model-name", &f->served_model_name, "Name for clients; default: the folder's");
-  flags.Add("engine", &e.engine, "paged (continuous batching) or baseline (one request at a time)");
-  flags.Add("dtype", &e.dtype, "auto (the checkpoint's), fp32 or bf16");
-  flags.Add("load-format", &e.load_format, "auto, or dummy: random weights from config.json alone");
-  flags.AddSwitch("allow-overflow", &e.allow_overflow,
-                  "Clamp weights that the dtype cannot hold instead of failing");
-  flags.Add("baseline-cache", &e.baseline_cache,
-            "The baseline's KV cache: dynamic (grows) or static (reserved at full length)");
-  flags.Add("max-model-len", &e.max_model_len, "Context in tokens; 0: the model's");
-  flags.Add("max-num-seqs", &e.max_num_seqs, "Sequences that run at once");
-  flags.Add("max-num-batched-tokens", &e.max_num_batched_tokens, "Token positions a step");
-  flags.Add("max-queue", &e.max_queue, "Sequences that may wait");
-  flags.Add("block-size", &e.block_size, "Tokens a KV block");
-  flags.Add("kv-cache-memory-bytes", &e.kv_cache_memory_bytes, "Size of the KV pool; 0: a default");
-  flags.Add("num-gpu-blocks-override", &e.num_gpu_blocks_override,
-            "Number of KV blocks; 0: from the size");
-  flags.AddSwitch("enable-prefix-caching", &e.enable_prefix_caching,
-                  "Reuse KV blocks of equal prefixes");
-  flags.Add("num-threads", &e.num_threads, "Kernel threads; 0: one a core");
-  flags.Add("fake-step-us", &e.fake_step_us, "Microseconds a step of the fake engine takes")
-      ->group("");
-  flags.Add("host", &f->host, "Address to listen on");
-  flags.Add("port", &f->port, "Port to listen on; 0: a free one");
-  flags.Add("join", &f->join, "HOST:PORT of a coordinator to announce this worker to; repeats");
-  flags.Add("worker-name", &f->worker_name, "Name in GetLoad; default: the advertised address");
-  flags.Add("advertise-address", &f->advertise_address,
-            "HOST:PORT where coordinators reach this worker; default: where it listens");
-  flags.Add("metrics-port", &f->metrics_port, "Port of /metrics; 0: none");
-  flags.Add("drain-timeout", &f->drain_timeout_s,
-            "Seconds that running requests get after SIGTERM");
-  flags.Add("orphan-grace", &f->orphan_grace_s,
-            "Seconds that the requests of a lost coordinator live on");
-  flags.AddSwitch("insecure", &f->insecure,
-                  "Allow listening beyond this machine without encryption");
-}
 
 struct WorkerMetrics {
   explicit WorkerMetrics(Metrics& m)
@@ -194,26 +142,14 @@ int Run(int argc, char** argv) {
   BlockTerminationSignals();
   WorkerFlags flags;
   FlagSet flag_set("quire-worker", "Serves a language model to quire-coordinator.");
-  Declare(flag_set, &flags);
+  DeclareFlags(flag_set, &flags);
   if (const auto exit_code = flag_set.Parse(argc, argv); exit_code.has_value()) return *exit_code;
   SetUpLogging("quire-worker", LogLevel::kInfo);
   for (const FlagSet::Value& value : flag_set.values()) {
     LogInfo(absl::StrCat("setting ", value.name, "=", value.value, " (", value.source, ")"));
   }
+  if (absl::Status status = CheckFlags(flags); !status.ok()) return Fail(status);
   const Address listen{flags.host, flags.port};
-  if (absl::Status status = CheckListenAddress(listen, flags.insecure); !status.ok())
-    return Fail(status);
-  for (const std::string& address : flags.join) {
-    if (const auto parsed = ParseAddress(address); !parsed.ok()) return Fail(parsed.status());
-  }
-
-  if (!flags.join.empty() && flags.advertise_address.empty() &&
-      (flags.host == "0.0.0.0" || flags.host == "::")) {
-    return Fail(absl::InvalidArgumentError(
-        absl::StrCat("--host ", flags.host,
-                     " with --join needs --advertise-address: the HOST:PORT where "
-                     "coordinators reach this worker")));
-  }
   const int64_t started = SteadyMicros();
   auto files = ReadModelFiles(flags.engine.model_folder);
   if (!files.ok()) return Fail(files.status());
@@ -268,7 +204,7 @@ int Run(int argc, char** argv) {
   int port = 0;
   SessionTable table(std::move(options));
   EngineLoop loop(std::move(built->engine), std::move(built->executor), &table,
-                  flags.engine.max_queue + flags.engine.max_num_seqs);
+                  size_t{flags.engine.max_queue} + flags.engine.max_num_seqs);
   table.SetInbox(&loop);
   WorkerService service(&table, model, *std::move(files));
   grpc::ServerBuilder builder;

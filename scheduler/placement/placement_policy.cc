@@ -12,7 +12,7 @@ namespace {
 auto Cost(const PlacementCandidate& candidate) {
   const WorkerSnapshot& worker = candidate.worker;
   const int64_t load =
-      int64_t{worker.load()} * kTokensPerSequence - int64_t{candidate.matched_tokens};
+      static_cast<int64_t>(worker.load()) * kTokensPerSequence - int64_t{candidate.matched_tokens};
   const int64_t blocks = int64_t{worker.blocks_free} + worker.blocks_cached;
   return std::tuple(load, -blocks, worker.worker);
 }

@@ -24,11 +24,11 @@ struct WorkerSnapshot {
   uint32_t max_queue = 0;
   uint32_t block_size = 0;  // tokens; 0: it does not page
 
-  uint32_t load() const { return running + waiting + unreported; }
-  // Sequences that its queue can still take.
-  uint32_t room() const {
+  uint64_t load() const { return uint64_t{running} + waiting + unreported; }
+  // Sequences that it can still take.
+  uint64_t room() const {
     const uint64_t most = uint64_t{max_num_seqs} + max_queue;
-    return load() >= most ? 0 : static_cast<uint32_t>(most - load());
+    return load() >= most ? 0 : most - load();
   }
   uint64_t BlocksFor(uint64_t num_tokens) const {
     return block_size == 0 ? 0 : (num_tokens + block_size - 1) / block_size;

@@ -36,6 +36,17 @@ TEST(PlacementPolicyTest, CountsWhatTheWorkerHasNotReportedYet) {
   EXPECT_EQ(PlaceRequest({10, 10, 1}, candidates).worker, 2u);
 }
 
+TEST(PlacementPolicyTest, LimitsOfAnySizeLeaveRoom) {
+  std::vector<PlacementCandidate> candidates = {Candidate(1, 0)};
+  candidates[0].worker.max_num_seqs = 1;
+  candidates[0].worker.max_queue = ~0u;  // as uint32_t their sum is 0
+  EXPECT_EQ(PlaceRequest({10, 10, 1}, candidates).outcome, Outcome::kPlaced);
+  candidates[0].worker.max_queue = 4;
+  candidates[0].worker.running = ~0u;  // and so is this one's with `waiting`
+  candidates[0].worker.waiting = 1;
+  EXPECT_EQ(PlaceRequest({10, 10, 1}, candidates).outcome, Outcome::kFull);
+}
+
 TEST(PlacementPolicyTest, FollowsALongCachedPrefix) {
   std::vector<PlacementCandidate> candidates = {Candidate(1, 2), Candidate(2, 1)};
   candidates[0].matched_tokens = 3 * kTokensPerSequence;

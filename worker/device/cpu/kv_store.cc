@@ -20,13 +20,17 @@ absl::StatusOr<KvStore> KvStore::Create(const KvGeometry& geometry, uint32_t num
     return absl::InvalidArgumentError(
         absl::StrCat("block_size ", block_size, ": the CPU executor takes 8 or a multiple of 16"));
   }
-  const uint64_t bytes = geometry.bytes_per_block() * num_blocks;
-  absl::StatusOr<AlignedBuffer> buffer = AlignedBuffer::Create(bytes);
-  if (!buffer.ok()) {
-    return absl::Status(buffer.status().code(),
-                        absl::StrCat("KV cache of ", num_blocks, " blocks of ", block_size,
-                                     " tokens: ", buffer.status().message()));
+  const auto refusal = [&](absl::StatusCode code, absl::string_view why) {
+    return absl::Status(code, absl::StrCat("KV cache of ", num_blocks, " blocks of ", block_size,
+                                           " tokens: ", why));
+  };
+  uint64_t bytes = geometry.bytes_per_token();
+  if (__builtin_mul_overflow(bytes, uint64_t{block_size}, &bytes) ||
+      __builtin_mul_overflow(bytes, uint64_t{num_blocks}, &bytes)) {
+    return refusal(absl::StatusCode::kResourceExhausted, "more bytes than 64 bits count");
   }
+  absl::StatusOr<AlignedBuffer> buffer = AlignedBuffer::Create(bytes);
+  if (!buffer.ok()) return refusal(buffer.status().code(), buffer.status().message());
   return KvStore(geometry, num_blocks, *std::move(buffer));
 }
 

@@ -1,0 +1,90 @@
+#include "worker/worker_flags.h"
+
+#include "absl/strings/str_cat.h"
+#include "common/address.h"
+
+namespace quire {
+namespace {
+
+// Far beyond any use, and far from where sums of them would wrap.
+constexpr double kMaxNumSeqs = 1 << 16;
+constexpr double kMaxQueue = 1 << 20;
+constexpr double kMaxSeconds = 365 * 86'400;
+
+absl::Status CheckAddress(const char* flag, const std::string& text) {
+  const absl::StatusOr<Address> address = ParseAddress(text);
+  if (address.ok()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", address.status().message()));
+}
+
+}  // namespace
+
+void DeclareFlags(FlagSet& flags, WorkerFlags* f) {
+  EngineSettings& e = f->engine;
+  flags.Add("model", &e.model_folder, "Folder of the model, in Hugging Face format")->required();
+  flags.Add("served-model-name", &f->served_model_name, "Name for clients; default: the folder's");
+  flags.Add("engine", &e.engine, "paged (continuous batching) or baseline (one request at a time)");
+  flags.Add("dtype", &e.dtype, "auto (the checkpoint's), fp32 or bf16");
+  flags.Add("load-format", &e.load_format, "auto, or dummy: random weights from config.json alone");
+  flags.AddSwitch("allow-overflow", &e.allow_overflow,
+                  "Clamp weights that the dtype cannot hold instead of failing");
+  flags.Add("baseline-cache", &e.baseline_cache,
+            "The baseline's KV cache: dynamic (grows) or static (reserved at full length)");
+  flags.Add("max-model-len", &e.max_model_len, "Context in tokens; 0: the model's");
+  flags.Add("max-num-seqs", &e.max_num_seqs, "Sequences that run at once")
+      ->check(NumberFrom(1, kMaxNumSeqs));
+  flags.Add("max-num-batched-tokens", &e.max_num_batched_tokens, "Token positions a step");
+  flags.Add("max-queue", &e.max_queue, "Sequences taken beyond max-num-seqs")
+      ->check(NumberFrom(1, kMaxQueue));
+  flags.Add("block-size", &e.block_size, "Tokens a KV block");
+  flags.Add("kv-cache-memory-bytes", &e.kv_cache_memory_bytes, "Size of the KV pool; 0: a default");
+  flags.Add("num-gpu-blocks-override", &e.num_gpu_blocks_override,
+            "Number of KV blocks; 0: from the size");
+  flags.AddSwitch("enable-prefix-caching", &e.enable_prefix_caching,
+                  "Reuse KV blocks of equal prefixes");
+  flags.Add("num-threads", &e.num_threads, "Kernel threads; 0: one a core");
+  flags.Add("fake-step-us", &e.fake_step_us, "Microseconds a step of the fake engine takes")
+      ->group("");
+  flags.Add("host", &f->host, "Address to listen on");
+  flags.Add("port", &f->port, "Port to listen on; 0: a free one");
+  flags.Add("join", &f->join, "HOST:PORT of a coordinator to announce this worker to; repeats");
+  flags.Add("worker-name", &f->worker_name, "Name in GetLoad; default: the advertised address");
+  flags.Add("advertise-address", &f->advertise_address,
+            "HOST:PORT where coordinators reach this worker; default: where it listens");
+  flags.Add("metrics-port", &f->metrics_port, "Port of /metrics; 0: none");
+  flags
+      .Add("drain-timeout", &f->drain_timeout_s, "Seconds that running requests get after SIGTERM")
+      ->check(NumberFrom(0, kMaxSeconds));
+  flags
+      .Add("orphan-grace", &f->orphan_grace_s,
+           "Seconds that the requests of a lost coordinator live on")
+      ->check(NumberFrom(0, kMaxSeconds));
+  flags.AddSwitch("insecure", &f->insecure,
+                  "Allow listening beyond this machine without encryption");
+  flags.AddSwitch(
+      "inspect", &f->inspect,
+      "Print the range of each of the model's tensors, what bf16 and fp16 could not hold "
+      "of it, and exit");
+}
+
+absl::Status CheckFlags(const WorkerFlags& flags) {
+  if (absl::Status status = CheckListenAddress({flags.host, flags.port}, flags.insecure);
+      !status.ok()) {
+    return status;
+  }
+  for (const std::string& address : flags.join) {
+    if (absl::Status status = CheckAddress("join", address); !status.ok()) return status;
+  }
+  if (!flags.advertise_address.empty()) {
+    return CheckAddress("advertise-address", flags.advertise_address);
+  }
+  if (!flags.join.empty() && (flags.host == "0.0.0.0" || flags.host == "::")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--host ", flags.host,
+                     " with --join needs --advertise-address: the HOST:PORT where "
+                     "coordinators reach this worker"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace quire

@@ -1,0 +1,39 @@
+#ifndef QUIRE_WORKER_WORKER_FLAGS_H_
+#define QUIRE_WORKER_WORKER_FLAGS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/flags.h"
+#include "worker/engine_factory.h"
+
+namespace quire {
+
+// The settings of quire-worker, with their defaults.
+struct WorkerFlags {
+  EngineSettings engine;
+  std::string host = "127.0.0.1";
+  uint16_t port = 0;
+  std::vector<std::string> join;
+  std::string worker_name;
+  std::string advertise_address;
+  std::string served_model_name;
+  uint16_t metrics_port = 0;
+  double drain_timeout_s = 30;
+  double orphan_grace_s = 10;
+  bool insecure = false;
+  bool inspect = false;
+};
+
+// Declares every flag, and the range of those that have one.
+void DeclareFlags(FlagSet& flags, WorkerFlags* f);
+
+// What the flags' ranges do not tell: addresses that are none, and flags that need each other. The
+// error names the flag. What the engine does with its settings is BuildEngine's to check.
+absl::Status CheckFlags(const WorkerFlags& flags);
+
+}  // namespace quire
+
+#endif  // QUIRE_WORKER_WORKER_FLAGS_H_
