@@ -1,4 +1,5 @@
 // quire-worker: serves one model on one device to any number of coordinators.
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -30,6 +31,8 @@
 #include "common/version.h"
 #include "worker/engine/engine_loop.h"
 #include "worker/engine_factory.h"
+#include "worker/model/range_table.h"
+#include "worker/model/weights.h"
 #include "worker/rpc/join_client.h"
 #include "worker/rpc/model_files.h"
 #include "worker/rpc/session_table.h"
@@ -138,12 +141,23 @@ int Fail(const absl::Status& status) {
   return 2;
 }
 
+// The range table of the model's tensors on standard output.
+int Inspect(const EngineSettings& settings) {
+  const uint32_t threads =
+      settings.num_threads != 0 ? settings.num_threads : std::thread::hardware_concurrency();
+  const auto ranges = InspectCheckpoint(settings.model_folder, std::max(1u, threads));
+  if (!ranges.ok()) return Fail(ranges.status());
+  std::cout << RangeTable(*ranges) << std::flush;
+  return 0;
+}
+
 int Run(int argc, char** argv) {
   BlockTerminationSignals();
   WorkerFlags flags;
   FlagSet flag_set("quire-worker", "Serves a language model to quire-coordinator.");
   DeclareFlags(flag_set, &flags);
   if (const auto exit_code = flag_set.Parse(argc, argv); exit_code.has_value()) return *exit_code;
+  if (flags.inspect) return Inspect(flags.engine);
   SetUpLogging("quire-worker", LogLevel::kInfo);
   for (const FlagSet::Value& value : flag_set.values()) {
     LogInfo(absl::StrCat("setting ", value.name, "=", value.value, " (", value.source, ")"));

@@ -173,6 +173,11 @@ class WeightsBuilder {
     std::optional<DType> dtype = options_.dtype ? options_.dtype : config_.dtype;
     if (!dtype && checkpoint() != nullptr)
       dtype = DTypeFromStored(slots_.front().entry->tensor->dtype);
+    if (!options_.dtype && dtype == DType::kF16) {
+      dtype = DType::kF32;
+      weights_->warnings_.push_back(
+          StrCat("the checkpoint is in fp16, in which nothing here computes: it runs in fp32"));
+    }
     weights_->dtype_ = dtype.value_or(DType::kF32);
     return absl::OkStatus();
   }

@@ -57,7 +57,8 @@ enum class LoadFormat : uint8_t {
 
 struct LoadOptions {
   LoadFormat format = LoadFormat::kSafetensors;
-  // What the views come in. Empty: config.dtype, else the dtype that the embedding is stored in.
+  // What the views come in. Empty: config.dtype, else the dtype that the embedding is stored in;
+  // where that is fp16, in which nothing here computes, fp32, which holds all of its values.
   std::optional<DType> dtype;
   // Clamp values that the dtype cannot hold to its largest instead of failing.
   bool allow_overflow = false;

@@ -8,6 +8,7 @@
 #include "tests/worker/model/safetensors_writer.h"
 #include "tests/worker/model/temp_folder.h"
 #include "worker/model/dummy_weights.h"
+#include "worker/model/range_table.h"
 
 namespace quire {
 namespace {
@@ -228,6 +229,21 @@ TEST(Weights, DigestsFollowTheStoredBytes) {
   }
 }
 
+TEST(Weights, AnFp16CheckpointRunsInFp32UnlessAskedOtherwise) {
+  const TempFolder temp;
+  WriteCheckpoint(temp, TinyTensors());
+  ModelConfig config = TinyConfig();
+  config.dtype = DType::kF16;
+  const auto weights = Weights::Load(temp.path(), config, {});
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_EQ((*weights)->dtype(), DType::kF32);
+  EXPECT_THAT((*weights)->warnings(), ElementsAre(HasSubstr("fp32")));
+  const auto bf16 = Weights::Load(temp.path(), config, {.dtype = DType::kBF16});
+  ASSERT_TRUE(bf16.ok()) << bf16.status();
+  EXPECT_EQ((*bf16)->dtype(), DType::kBF16);
+  EXPECT_THAT((*bf16)->warnings(), IsEmpty());
+}
+
 TEST(Inspect, TableOfRanges) {
   const TempFolder temp;
   WriteCheckpoint(temp, TinyTensors());
@@ -238,6 +254,19 @@ TEST(Inspect, TableOfRanges) {
   EXPECT_EQ((*ranges)[0].shape, "[4, 2]");
   EXPECT_EQ((*ranges)[0].num_elements, 8u);
   EXPECT_EQ((*ranges)[0].max, 1.0f);
+}
+
+TEST(Inspect, TableAsText) {
+  TensorRange range = {.name = "a.weight", .dtype = "F32", .shape = "[2, 3]"};
+  const float values[] = {-90000.0f, 1e-9f, 0.0f, 0.25f, 3.0f, 1.0f};
+  AccumulateRange(values, DType::kF32, 6, &range);
+  EXPECT_EQ(RangeTable({range, {.name = "b", .dtype = "BF16", .shape = "[1]"}}),
+            "tensor    dtype  shape      min  max  smallest  not finite  over bf16  zero in bf16"
+            "  over fp16  zero in fp16\n"
+            "a.weight  F32    [2, 3]  -9e+04    3     1e-09           0          0             0"
+            "          1             1\n"
+            "b         BF16   [1]          0    0         0           0          0             0"
+            "          0             0\n");
 }
 
 TEST(DummyWeights, SameOnAnyNumberOfThreadsAndCloseToNormal) {
