@@ -267,7 +267,7 @@ ModelConfig ReadFields(FieldReader& reader, std::string_view file,
 
 // Where there is no generation_config.json, transformers takes these ids from config.json.
 void ReadSpecialTokens(FieldReader& reader, const ModelConfig& config,
-                       GenerationDefaults& generation) {
+                       GenerationConfig& generation) {
   const auto* traits = std::find_if(
       std::begin(kTraits), std::end(kTraits),
       [&](const ArchitectureTraits& t) { return t.architecture == config.architecture; });
@@ -285,7 +285,7 @@ void ReadSpecialTokens(FieldReader& reader, const ModelConfig& config,
 }
 
 absl::Status ReadGeneration(std::string_view text, std::string_view file, const ModelConfig& config,
-                            GenerationDefaults& generation, std::vector<std::string>* warnings) {
+                            GenerationConfig& generation, std::vector<std::string>* warnings) {
   absl::StatusOr<Json> json = ParseJsonObject(text, file, kConfigLimits);
   if (!json.ok()) return json.status();
   FieldReader reader(*json, file);

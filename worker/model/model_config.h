@@ -69,7 +69,7 @@ struct ModelConfig {
 };
 
 // What generation_config.json asks for. An absent value means the file says nothing.
-struct GenerationDefaults {
+struct GenerationConfig {
   std::vector<uint32_t> eos_token_ids;  // sorted, each once; may be empty
   std::optional<uint32_t> bos_token_id;
   std::optional<uint32_t> pad_token_id;
@@ -87,7 +87,7 @@ struct GenerationDefaults {
 
 struct ModelDescription {
   ModelConfig config;
-  GenerationDefaults generation;
+  GenerationConfig generation;
   // One sentence a line for the log; each names the file and the field.
   std::vector<std::string> warnings;
 };

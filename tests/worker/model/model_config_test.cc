@@ -285,7 +285,7 @@ TEST(GenerationConfig, SamplingDefaults) {
             R"({"_from_model_config":true,"eos_token_id":[9,3,9],"bos_token_id":1,"do_sample":true,
       "temperature":0.6,"top_k":40,"top_p":0.9,"min_p":0.05,"repetition_penalty":1.1,"max_new_tokens":99,"transformers_version":"5"})");
   ASSERT_TRUE(description.ok()) << description.status();
-  const GenerationDefaults& generation = description->generation;
+  const GenerationConfig& generation = description->generation;
   EXPECT_THAT(generation.eos_token_ids, ElementsAre(3, 9));
   EXPECT_EQ(generation.bos_token_id, 1u);
   EXPECT_EQ(generation.do_sample, true);
