@@ -100,7 +100,7 @@ struct SchedulerLoad {
   uint64_t kv_reserved_bytes = 0;
   uint64_t kv_used_bytes = 0;
   uint64_t preemptions = 0;          // ever
-  uint64_t prefix_query_tokens = 0;  // ever: prompt tokens looked up
+  uint64_t prefix_query_tokens = 0;  // ever: tokens looked up in the prefix cache
   uint64_t prefix_hit_tokens = 0;    // ever: and found
 };
 

@@ -193,11 +193,13 @@ bool BatchScheduler::Admit(ScheduledSequence* sequence, uint32_t budget, Micros 
   running_.insert(std::upper_bound(running_.begin(), running_.end(), sequence, ServedBefore()),
                   sequence);
 
-  prefix_query_tokens_ += sequence->num_tokens();
-  prefix_hit_tokens_ += cached;
+  // Blocks shared among the choices of a request are no hit.
+  const uint32_t hit = sequence->prompt_source == nullptr ? cached : 0;
+  if (sequence->prompt_source == nullptr) prefix_query_tokens_ += sequence->num_tokens();
+  prefix_hit_tokens_ += hit;
   if (sequence->first_planned_at < 0) {
     sequence->first_planned_at = now;
-    sequence->usage.cached_tokens = std::min(cached, sequence->spec.num_prompt_tokens);
+    sequence->usage.cached_tokens = std::min(hit, sequence->spec.num_prompt_tokens);
   }
   return true;
 }

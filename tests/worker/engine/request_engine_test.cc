@@ -29,7 +29,11 @@ TEST_F(RequestEngineTest, RunsChoicesThatDoNotDifferInTheirPrompt) {
     EXPECT_EQ(driver_.stream(1, choice).tokens, ExpectedTokens({1, 2, 3, 4, 5}, 6));
     EXPECT_EQ(driver_.stream(1, choice).finish.reason, FinishReason::kLength);
   }
-  EXPECT_EQ(driver_.stream(1, 1).finish.usage.cached_tokens, 4u);
+  // What choices share among themselves does not come from the prefix cache.
+  EXPECT_EQ(driver_.stream(1, 1).finish.usage.cached_tokens, 0u);
+  ASSERT_TRUE(driver_.Submit(MakeRequest(2, {1, 2, 3, 4, 5}, 6)).ok());
+  driver_.RunUntilIdle();
+  EXPECT_EQ(driver_.stream(2).finish.usage.cached_tokens, 4u);
 }
 
 TEST_F(RequestEngineTest, AQueueTimeoutDoesNotEndARequestThatHasBegun) {
