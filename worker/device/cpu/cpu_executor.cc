@@ -7,8 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "scheduler/check.h"
-#include "worker/device/cpu/gemm/self_test.h"
 #include "worker/device/cpu/kernels/kernels.h"
+#include "worker/device/cpu/kernels/self_test.h"
 
 namespace quire {
 namespace {
@@ -54,7 +54,7 @@ absl::StatusOr<std::unique_ptr<CpuExecutor>> CpuExecutor::Create(
     const CpuExecutorOptions& options, std::shared_ptr<const Weights> weights) {
   const ModelConfig config = weights->config();
   if (absl::Status status = CheckOptions(options, config); !status.ok()) return status;
-  const Isa isa = options.isa ? *options.isa : UsableIsas().back();
+  const Isa isa = options.isa ? *options.isa : FastestExactIsa();
 
   const KvGeometry geometry = {.num_layers = config.num_layers,
                                .num_kv_heads = config.num_kv_heads,

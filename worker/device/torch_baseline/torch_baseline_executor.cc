@@ -12,8 +12,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "scheduler/check.h"
-#include "worker/device/cpu/gemm/self_test.h"
 #include "worker/device/cpu/kernels/kernels.h"
+#include "worker/device/cpu/kernels/self_test.h"
 #include "worker/device/torch_baseline/torch_kv_cache.h"
 #include "worker/device/torch_baseline/torch_model.h"
 
@@ -104,7 +104,7 @@ TorchBaselineExecutor::TorchBaselineExecutor(const ExecutorLimits& limits,
     : limits_(limits),
       cache_(std::move(cache)),
       model_(std::move(model)),
-      sampler_(KernelsFor(UsableIsas().back()).sampling, limits.vocabulary_size),
+      sampler_(KernelsFor(FastestExactIsa()).sampling, limits.vocabulary_size),
       slots_({.num_slots = limits.num_slots,
               .context_length = limits.context_length,
               .vocabulary_size = limits.vocabulary_size}) {}

@@ -9,9 +9,8 @@ namespace quire {
 
 // The supported paths whose matrix products are bitwise those of the portable path on a fixed set
 // of hard operands (denormals, cancellations, infinities, odd shapes), slowest first. The portable
-// path is the definition and always present. Call it once at start-up, use back(), and log what was
-// dropped: a processor whose vdpbf16ps rounds otherwise is served by the next path, with the same
-// tokens. Takes a few milliseconds.
+// path is the definition and always present. A processor whose vdpbf16ps rounds otherwise is served
+// by the next path, with the same tokens. Takes some milliseconds.
 std::vector<Isa> UsableIsas();
 
 }  // namespace quire
