@@ -149,7 +149,7 @@ absl::StatusOr<BuiltEngine> BuildBaseline(const EngineSettings& settings, uint32
   auto executor = TorchBaselineExecutor::Create(weights, options);
   if (!executor.ok()) return executor.status();
   NumericsParts parts = ModelNumericsParts(*weights, threads);
-  parts.emplace_back("engine", absl::StrCat("baseline-", settings.baseline_cache));
+  for (auto& part : (*executor)->numerics_parts()) parts.push_back(std::move(part));
   BuiltEngine built;
   built.numerics_id = NumericsId(parts);
   built.kv_cache = settings.baseline_cache;

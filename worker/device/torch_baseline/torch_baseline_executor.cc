@@ -1,8 +1,10 @@
 #include "worker/device/torch_baseline/torch_baseline_executor.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/Version.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
+#include <torch/version.h>
 
 #include <algorithm>
 #include <exception>
@@ -95,13 +97,15 @@ absl::StatusOr<std::unique_ptr<TorchBaselineExecutor>> TorchBaselineExecutor::Cr
   });
   if (!status.ok()) return status;
   return std::unique_ptr<TorchBaselineExecutor>(
-      new TorchBaselineExecutor(*limits, std::move(cache), std::move(model)));
+      new TorchBaselineExecutor(options, *limits, std::move(cache), std::move(model)));
 }
 
-TorchBaselineExecutor::TorchBaselineExecutor(const ExecutorLimits& limits,
+TorchBaselineExecutor::TorchBaselineExecutor(const TorchBaselineOptions& options,
+                                             const ExecutorLimits& limits,
                                              std::unique_ptr<TorchKvCache> cache,
                                              std::unique_ptr<TorchModel> model)
-    : limits_(limits),
+    : options_(options),
+      limits_(limits),
       cache_(std::move(cache)),
       model_(std::move(model)),
       sampler_(KernelsFor(FastestExactIsa()).sampling, limits.vocabulary_size),
@@ -110,6 +114,15 @@ TorchBaselineExecutor::TorchBaselineExecutor(const ExecutorLimits& limits,
               .vocabulary_size = limits.vocabulary_size}) {}
 
 TorchBaselineExecutor::~TorchBaselineExecutor() = default;
+
+NumericsParts TorchBaselineExecutor::numerics_parts() const {
+  return {{"executor", "torch_baseline"},
+          {"torch_version", TORCH_VERSION},
+          {"torch_cpu_capability", at::get_cpu_capability()},
+          {"num_threads", absl::StrCat(options_.num_threads)},
+          {"kv_cache", options_.cache == BaselineCache::kStatic ? "static" : "dynamic"},
+          {"sampler_version", absl::StrCat(kSamplerVersion)}};
+}
 
 absl::Status TorchBaselineExecutor::Launch(const StepPlan& plan) {
   QUIRE_CHECK(!has_result_);

@@ -13,6 +13,7 @@
 #include "worker/device/cpu/sampler.h"
 #include "worker/device/cpu/slot_table.h"
 #include "worker/engine/model_executor.h"
+#include "worker/model/numerics_id.h"
 #include "worker/model/weights.h"
 
 namespace at {
@@ -55,6 +56,10 @@ class TorchBaselineExecutor final : public ModelExecutor {
       std::shared_ptr<const Weights> weights, const TorchBaselineOptions& options);
   ~TorchBaselineExecutor() override;
 
+  // What can change a token here, besides the model (ModelNumericsParts): torch's version and the
+  // instruction set that it chose, the threads that its sums are cut by, the cache, the sampler.
+  NumericsParts numerics_parts() const;
+
   const ExecutorLimits& limits() const override { return limits_; }
   absl::Status Launch(const StepPlan& plan) override;
   absl::Status Collect(StepResult* result) override;
@@ -65,8 +70,8 @@ class TorchBaselineExecutor final : public ModelExecutor {
   void set_logits_observer(LogitsObserver observer) { observer_ = std::move(observer); }
 
  private:
-  TorchBaselineExecutor(const ExecutorLimits& limits, std::unique_ptr<TorchKvCache> cache,
-                        std::unique_ptr<TorchModel> model);
+  TorchBaselineExecutor(const TorchBaselineOptions& options, const ExecutorLimits& limits,
+                        std::unique_ptr<TorchKvCache> cache, std::unique_ptr<TorchModel> model);
 
   void Step(const StepPlan& plan);
   void Run(const SlotRun& run);
@@ -75,6 +80,7 @@ class TorchBaselineExecutor final : public ModelExecutor {
                                  StepResult::Logprobs* out);
   Sampler::Choice Sample(const Slot& slot, const at::Tensor& last_state);
 
+  const TorchBaselineOptions options_;
   const ExecutorLimits limits_;
   std::unique_ptr<TorchKvCache> cache_;
   std::unique_ptr<TorchModel> model_;

@@ -15,10 +15,13 @@
 namespace quire {
 namespace {
 
+using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
+using ::testing::Pair;
 using ::testing::SizeIs;
+using ::testing::StartsWith;
 
 constexpr uint32_t kContext = 160;
 
@@ -257,6 +260,23 @@ TEST(TorchBaseline, ACancelledSequenceDoesNotTouchTheNext) {
     EXPECT_EQ(events.finishes[1].usage.kv_used_bytes,
               (33 + 12 - 1) * executor->limits().kv_bytes_per_token);
   }
+}
+
+// Equal ids mean equal tokens, so all that the sums depend on is in them.
+TEST(TorchBaseline, NumericsPartsTellWhatCanChangeATokenHere) {
+  const auto weights = RandomWeights(TestModelNamed("llama"), DType::kF32);
+  const auto parts = [&](BaselineCache cache, uint32_t num_threads) {
+    const auto executor =
+        TorchBaselineExecutor::Create(weights, {.cache = cache, .num_threads = num_threads});
+    EXPECT_TRUE(executor.ok()) << executor.status();
+    return (*executor)->numerics_parts();
+  };
+  const NumericsParts one = parts(BaselineCache::kDynamic, 1);
+  EXPECT_EQ(one, parts(BaselineCache::kDynamic, 1));
+  EXPECT_NE(one, parts(BaselineCache::kDynamic, 2));
+  EXPECT_NE(one, parts(BaselineCache::kStatic, 1));
+  EXPECT_THAT(one, Contains(Pair("torch_version", StartsWith("2."))));
+  EXPECT_THAT(one, Contains(Pair("sampler_version", std::to_string(kSamplerVersion))));
 }
 
 TEST(TorchBaseline, RefusesWhatItCannotBe) {
