@@ -42,7 +42,6 @@ struct EngineRequest {
   uint32_t max_new_tokens = 0;  // a choice, emitted ones included
   int32_t priority = 0;         // higher first
   std::string cache_salt;
-  std::string tenant;
   std::optional<Micros> queue_deadline;  // not running by then: DEADLINE_EXCEEDED
 };
 

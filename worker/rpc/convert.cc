@@ -125,7 +125,6 @@ absl::StatusOr<EngineRequest> ToEngineRequest(const worker::v1::Submit& submit, 
   request.max_new_tokens = parameters.max_new_tokens();
   request.priority = parameters.priority();
   request.cache_salt = submit.cache_salt();
-  request.tenant = submit.tenant();
   if (submit.queue_timeout_ms() > 0) {
     request.queue_deadline = now + Micros{submit.queue_timeout_ms()} * 1000;
   }

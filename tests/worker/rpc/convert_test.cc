@@ -21,7 +21,6 @@ TEST(ConvertTest, CarriesEveryField) {
   Submit submit = MakeSubmit(17, {1, 2, 3}, 9);
   submit.set_attempt(4);
   submit.set_cache_salt("salt");
-  submit.set_tenant("tenant");
   submit.set_queue_timeout_ms(30);
   submit.add_emitted()->add_emitted_token_ids(7);
   submit.add_choice_finished(false);
@@ -55,7 +54,6 @@ TEST(ConvertTest, CarriesEveryField) {
   EXPECT_EQ(request->max_new_tokens, 9u);
   EXPECT_EQ(request->priority, -3);
   EXPECT_EQ(request->cache_salt, "salt");
-  EXPECT_EQ(request->tenant, "tenant");
   EXPECT_EQ(request->queue_deadline, 31'000);
   const SamplingParams& params = request->params;
   EXPECT_EQ(params.temperature, 0.5f);
