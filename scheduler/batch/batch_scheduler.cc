@@ -141,7 +141,7 @@ void BatchScheduler::AdmitWaiting(uint32_t* budget, Micros now) {
       continue;
     }
     // No one overtakes a sequence that does not fit: it would starve.
-    if (!Admit(sequence, *budget, now)) return;
+    if (IsStillBlocked(*sequence) || !Admit(sequence, *budget, now)) return;
     *budget -= sequence->next_run;
     waiting_.Erase(sequence);
     next = std::find_if(waiting_.begin(), waiting_.end(), [sequence](ScheduledSequence* other) {
@@ -156,10 +156,15 @@ bool BatchScheduler::WaitsForPrompt(const ScheduledSequence& sequence) const {
          source->num_computed < sequence.num_prompt_blocks(kv_.block_size()) * kv_.block_size();
 }
 
+bool BatchScheduler::IsStillBlocked(const ScheduledSequence& sequence) const {
+  return blocked_head_ == &sequence && !kv_.CanExtend(blocked_prefix_, sequence.tokens());
+}
+
 bool BatchScheduler::Admit(ScheduledSequence* sequence, uint32_t budget, Micros now) {
   const bool wants_prompt_logprobs =
       sequence->spec.params->prompt_logprobs.has_value() && !sequence->prompt_logprobs_delivered;
   uint32_t cached;
+  PrefixEnd prefix;
   if (sequence->prompt_source != nullptr) {
     const uint32_t shared = sequence->num_prompt_blocks(kv_.block_size());
     kv_.ShareBlocks(sequence->spec.cache_salt, sequence->tokens(), sequence->prompt_source->table,
@@ -167,9 +172,9 @@ bool BatchScheduler::Admit(ScheduledSequence* sequence, uint32_t budget, Micros 
     cached = shared * kv_.block_size();
   } else {
     // The last known token is always run, for its logits.
-    cached =
-        kv_.AdoptPrefix(sequence->spec.cache_salt, sequence->tokens(),
-                        wants_prompt_logprobs ? 0 : sequence->num_tokens() - 1, &sequence->table);
+    const uint32_t most = wants_prompt_logprobs ? 0 : sequence->num_tokens() - 1;
+    cached = kv_.AdoptPrefix(sequence->spec.cache_salt, sequence->tokens(), most, &sequence->table);
+    prefix = kv_.EndOfPrefix(sequence->table, most);
   }
   // All known tokens must fit now, though blocks are taken chunk by chunk; and some room is left
   // for those who run to grow, lest they preempt the newcomer at once.
@@ -177,6 +182,8 @@ bool BatchScheduler::Admit(ScheduledSequence* sequence, uint32_t budget, Micros 
   const uint32_t headroom = running_.empty() ? 0 : kv_.pool().num_blocks() / 100;
   if (needed + headroom > kv_.pool().num_available()) {
     kv_.Release(&sequence->table);
+    blocked_head_ = sequence;
+    blocked_prefix_ = prefix;
     return false;
   }
 
@@ -384,6 +391,7 @@ void BatchScheduler::Finish(ScheduledSequence* sequence, FinishReason reason,
     waiting_.Erase(sequence);
   }
   Unlink(sequence);
+  blocked_head_ = nullptr;
   sequence->state = ScheduledSequence::State::kFinished;
   std::unique_ptr<ScheduledSequence> owned = std::move(sequences_[sequence->spec.tag]);
   if (owned->num_in_flight > 0) lingering_.push_back(std::move(owned));
@@ -391,6 +399,7 @@ void BatchScheduler::Finish(ScheduledSequence* sequence, FinishReason reason,
 
 void BatchScheduler::LeaveSlot(ScheduledSequence* sequence) {
   kv_.Release(&sequence->table);
+  blocked_head_ = nullptr;
   used_tokens_ -= sequence->num_planned;
   // A slot that the device never heard of is not reported as freed.
   if (sequence->filled) freed_slots_.push_back(sequence->slot);

@@ -64,9 +64,12 @@ class BatchScheduler final : public SequenceScheduler {
   void AdmitWaiting(uint32_t* budget, Micros now);
   void WritePlan(StepPlan* plan);
 
-  // Gives a waiting sequence a slot, a cached prefix and its first run. False: no room for it now.
+  // Gives a waiting sequence a slot, a cached prefix and its first run. False: no room for it now;
+  // then blocked_head_ is set.
   bool Admit(ScheduledSequence* sequence, uint32_t budget, Micros now);
   bool WaitsForPrompt(const ScheduledSequence& sequence) const;
+  // Whether Admit would find no room again, told without a walk along a long prefix.
+  bool IsStillBlocked(const ScheduledSequence& sequence) const;
   // Takes the last-served running sequence out of the batch; its planned run goes back to the
   // budget.
   void PreemptLast(uint32_t* budget, SequenceEvents* events);
@@ -92,6 +95,10 @@ class BatchScheduler final : public SequenceScheduler {
   std::vector<std::unique_ptr<ScheduledSequence>> lingering_;
 
   WaitingQueue waiting_;
+  // The one that found no room last, and where its cached prefix ended; null once blocks were given
+  // back. Until then only a longer prefix can make it fit.
+  const ScheduledSequence* blocked_head_ = nullptr;
+  PrefixEnd blocked_prefix_;
   std::vector<ScheduledSequence*> running_;  // sorted by ServedBefore
   std::vector<SlotId> free_slots_;           // a stack
   std::vector<SlotId> freed_slots_;          // to be told to the device with the next plan

@@ -32,6 +32,18 @@ uint32_t KvManager::AdoptPrefix(std::string_view salt, std::span<const TokenId> 
   return table->num_hashed_ * size;
 }
 
+PrefixEnd KvManager::EndOfPrefix(const BlockTable& table, uint32_t max_tokens) const {
+  return {table.last_hash_, table.num_hashed_ * options_.block_size, max_tokens};
+}
+
+bool KvManager::CanExtend(const PrefixEnd& end, std::span<const TokenId> tokens) const {
+  const uint32_t limit = std::min<uint32_t>(end.max_tokens, tokens.size());
+  if (!options_.enable_prefix_caching || end.num_tokens + options_.block_size > limit) return false;
+  const auto content = tokens.subspan(end.num_tokens, options_.block_size);
+  return cache_.Find(HashBlock(options_.hash_key, end.hash, content), end.hash, content)
+      .has_value();
+}
+
 void KvManager::ShareBlocks(std::string_view salt, std::span<const TokenId> tokens,
                             const BlockTable& source, uint32_t num_blocks, BlockTable* table) {
   QUIRE_CHECK(table->leases_.empty() && num_blocks <= source.num_blocks());

@@ -37,6 +37,13 @@ class BlockTable {
   PrefixHash last_hash_;     // of the last of them, or of the salt
 };
 
+// The end of the cached prefix that a sequence was found to have.
+struct PrefixEnd {
+  PrefixHash hash;          // of its last block, or of the salt
+  uint32_t num_tokens = 0;  // its length
+  uint32_t max_tokens = 0;  // what it could have at the most
+};
+
 // Who owns which block: gives sequences room for their tokens, shares what prefixes have in common,
 // and takes blocks back. This is where a block is freed: Release, or the end of a BlockTable.
 // Not thread safe: the engine loop owns it.
@@ -54,6 +61,13 @@ class KvManager {
   // Returns its length in tokens, a multiple of the block size.
   uint32_t AdoptPrefix(std::string_view salt, std::span<const TokenId> tokens, uint32_t max_tokens,
                        BlockTable* table);
+
+  // Where AdoptPrefix ended. REQUIRES: AdoptPrefix started the table, with this max_tokens, and
+  // nothing was added since.
+  PrefixEnd EndOfPrefix(const BlockTable& table, uint32_t max_tokens) const;
+  // Whether AdoptPrefix would go beyond that end now. At the price of one block, where AdoptPrefix
+  // visits them all.
+  bool CanExtend(const PrefixEnd& end, std::span<const TokenId> tokens) const;
 
   // Starts an empty table with the first `num_blocks` blocks of another one, whose tokens and salt
   // are the same so far.

@@ -56,6 +56,26 @@ TEST_F(KvManagerTest, FindsTheLongestCachedPrefix) {
   EXPECT_EQ(Hit(kv_, Tokens(14, 1)), 0u);
 }
 
+TEST_F(KvManagerTest, TellsWhenACachedPrefixHasGrown) {
+  const std::vector<TokenId> tokens = Tokens(14);
+  const auto end_of = [&](uint32_t max_tokens) {
+    BlockTable table;
+    kv_.AdoptPrefix("", tokens, max_tokens, &table);
+    return kv_.EndOfPrefix(table, max_tokens);
+  };
+  const PrefixEnd none = end_of(13);
+  EXPECT_FALSE(kv_.CanExtend(none, tokens));
+  Run(kv_, Tokens(8));
+  EXPECT_TRUE(kv_.CanExtend(none, tokens));
+  const PrefixEnd two = end_of(13);
+  EXPECT_EQ(two.num_tokens, 8u);
+  EXPECT_FALSE(kv_.CanExtend(two, tokens));
+  const PrefixEnd limited = end_of(11);
+  Run(kv_, Tokens(12));
+  EXPECT_TRUE(kv_.CanExtend(two, tokens));
+  EXPECT_FALSE(kv_.CanExtend(limited, tokens));  // 12 tokens are more than it may have
+}
+
 TEST_F(KvManagerTest, SaltsAreSeparate) {
   Run(kv_, Tokens(8), "a");
   EXPECT_EQ(Hit(kv_, Tokens(8), "a"), 8u);
