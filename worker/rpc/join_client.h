@@ -1,7 +1,6 @@
 #ifndef QUIRE_WORKER_RPC_JOIN_CLIENT_H_
 #define QUIRE_WORKER_RPC_JOIN_CLIENT_H_
 
-#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -11,19 +10,17 @@
 
 namespace quire {
 
-// Announces a worker to one coordinator, for ever: a lost or refused call is made again at most
-// kRetryMicros later. Each coordinator has a client of its own, so that one that is gone delays
-// none. Thread safe.
+// Announces a worker to one coordinator, for ever: a lost or refused call is made again with the
+// next Tick. Each coordinator has a client of its own, so that one that is gone delays none. Thread
+// safe.
 class JoinClient {
  public:
-  static constexpr int64_t kRetryMicros = 400'000;
-
   // `announcement` is the first message of each call.
   JoinClient(const std::string& coordinator, worker::v1::WorkerStatus announcement);
   ~JoinClient();
 
-  // To be called at least every kRetryMicros: makes a call if there is none, and reports
-  // the state on it if there is.
+  // To be called at least twice a second: makes a call if there is none, and reports the state on it
+  // if there is.
   void Tick(const worker::v1::Load& load, bool draining);
 
   // Ends the call; Tick makes no other.
