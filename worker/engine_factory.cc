@@ -5,7 +5,6 @@
 #include <thread>
 #include <utility>
 
-#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include "scheduler/batch/batch_scheduler.h"
@@ -19,6 +18,7 @@
 #include "worker/model/model_config.h"
 #include "worker/model/numerics_id.h"
 #include "worker/model/weights.h"
+#include "worker/usable_memory.h"
 
 namespace quire {
 namespace {
@@ -59,14 +59,12 @@ absl::StatusOr<std::optional<DType>> ParseDType(const std::string& name) {
       absl::StrCat("--dtype ", name, ": auto, fp32 or bf16 is allowed"));
 }
 
-// Room for every sequence at full length, within a quarter of the machine's memory and the cap;
+// Room for every sequence at full length, within a quarter of the usable memory and the cap;
 // never less than one sequence.
 uint64_t DefaultKvBytes(uint64_t bytes_per_token, uint64_t context, uint64_t max_num_seqs) {
-  const uint64_t machine = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-                           static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
   const uint64_t wanted = bytes_per_token * context * max_num_seqs;
   const uint64_t least = bytes_per_token * (context + 256);
-  return std::max(least, std::min({wanted, machine / 4, kMaxDefaultKvBytes}));
+  return std::max(least, std::min({wanted, UsableMemoryBytes() / 4, kMaxDefaultKvBytes}));
 }
 
 BuiltEngine BuildFake(const EngineSettings& settings, const ModelConfig& config, uint32_t context) {
