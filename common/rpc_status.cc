@@ -16,6 +16,14 @@ constexpr char kRetryPayload[] = "quire/retry_delay_ms";
 
 std::string ReasonName(absl::StatusCode code) { return absl::StatusCodeToString(code); }
 
+// The text's beginning, of at most `max_bytes`; no UTF-8 character is cut in two.
+std::string Capped(absl::string_view text, size_t max_bytes) {
+  if (text.size() <= max_bytes) return std::string(text);
+  size_t end = max_bytes;
+  while (end > 0 && (static_cast<uint8_t>(text[end]) & 0xC0) == 0x80) --end;
+  return std::string(text.substr(0, end));
+}
+
 }  // namespace
 
 absl::Status WithField(absl::Status status, absl::string_view field) {
@@ -46,16 +54,17 @@ grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   google::rpc::Status details;
   details.set_code(static_cast<int>(status.code()));
-  details.set_message(std::string(status.message()));
+  details.set_message(Capped(status.message(), kMaxStatusMessageBytes));
   google::rpc::ErrorInfo info;
   info.set_reason(ReasonName(status.code()));
   info.set_domain("quire");
-  if (const auto field = FieldOf(status); field.has_value()) {
-    (*info.mutable_metadata())["field"] = *field;
+  if (const auto named = FieldOf(status); named.has_value()) {
+    const std::string field = Capped(*named, kMaxStatusFieldBytes);
+    (*info.mutable_metadata())["field"] = field;
     google::rpc::BadRequest bad_request;
     auto* violation = bad_request.add_field_violations();
-    violation->set_field(*field);
-    violation->set_description(std::string(status.message()));
+    violation->set_field(field);
+    violation->set_description(details.message());
     details.add_details()->PackFrom(bad_request);
   }
   details.add_details()->PackFrom(info);

@@ -3,6 +3,7 @@
 
 #include <grpcpp/support/status.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -16,6 +17,10 @@ namespace quire {
 
 // Longer delays are cut to this: a day.
 inline constexpr uint32_t kMaxRetryDelayMs = 86'400'000;
+
+// A status travels in HTTP/2 trailers, of which a peer takes 8 KiB: longer texts are cut to these.
+inline constexpr size_t kMaxStatusMessageBytes = 1024;
+inline constexpr size_t kMaxStatusFieldBytes = 256;
 
 // Adds to a status what a client can act on. Kept in the status' payloads until it becomes a gRPC
 // one.

@@ -39,6 +39,17 @@ TEST(RpcStatusTest, DetailsComeBack) {
   EXPECT_EQ(RetryDelayOf(FromGrpc(ToGrpc(absl::InternalError("x")))), std::nullopt);
 }
 
+TEST(RpcStatusTest, LongTextsAreCutBetweenCharacters) {
+  std::string text = "x";  // so that the limit falls inside a character
+  while (text.size() < 5000) text += "\u00e9";
+  const grpc::Status sent = ToGrpc(WithField(absl::InvalidArgumentError(text), text));
+  const absl::Status back = FromGrpc(sent);
+  EXPECT_EQ(back.message(), text.substr(0, kMaxStatusMessageBytes - 1));
+  EXPECT_EQ(FieldOf(back), text.substr(0, kMaxStatusFieldBytes - 1));
+  // As trailers carry them: the message in percent-encoding, the details in base64.
+  EXPECT_LT(3 * sent.error_message().size() + 4 * sent.error_details().size() / 3, 7'000u);
+}
+
 TEST(RpcStatusTest, SpeaksGoogleRpc) {
   const google::rpc::Status details = DetailsOf(
       ToGrpc(WithField(absl::InvalidArgumentError("temperature is 3"), "sampling.temperature")));
