@@ -5,6 +5,8 @@
 #include <iostream>
 #include <string_view>
 
+#include <unistd.h>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -88,7 +90,22 @@ std::optional<int> FlagSet::Parse(int argc, const char* const* argv) {
     std::cerr << "\nTry " << program_ << " --help\n";
     return 2;
   }
+  for (const std::string& variable : UnknownVariables()) {
+    std::cerr << program_ << ": warning: no setting is named " << variable << ": it is ignored\n";
+  }
   return std::nullopt;
+}
+
+std::vector<std::string> FlagSet::UnknownVariables() const {
+  std::set<std::string> unknown;
+  for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
+    const std::string_view variable(*entry);
+    if (variable.starts_with("QUIRE_")) {
+      unknown.emplace(variable.substr(0, variable.find('=')));
+    }
+  }
+  for (const std::string& name : names_) unknown.erase(EnvironmentName(name));
+  return {unknown.begin(), unknown.end()};
 }
 
 std::vector<FlagSet::Value> FlagSet::values() const {

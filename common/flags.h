@@ -18,6 +18,7 @@ CLI::Validator NumberFrom(double min, double max);
 // environment variable (QUIRE_MAX_NUM_SEQS) and a key in a TOML or INI file given by --config
 // (max-num-seqs). The command line wins over the environment, the environment over the file, the
 // file over the default. A wrong value, or a key that no setting has, stops the start and is named.
+// A QUIRE_ variable that no setting has may be meant for another program: it is named in a warning.
 class FlagSet {
  public:
   FlagSet(std::string program, const std::string& description);
@@ -34,7 +35,7 @@ class FlagSet {
   CLI::Option* AddSwitch(const std::string& name, bool* value, const std::string& help);
 
   // Nothing: go on. Otherwise the exit code: 0 after --help and --version, 2 for wrong settings,
-  // whose description was printed to standard error.
+  // whose description was printed to standard error, as warnings are.
   std::optional<int> Parse(int argc, const char* const* argv);
 
   struct Value {
@@ -47,6 +48,8 @@ class FlagSet {
 
  private:
   static std::string EnvironmentName(const std::string& name);
+  // QUIRE_ variables of the environment that no setting has, sorted.
+  std::vector<std::string> UnknownVariables() const;
   static std::string Help(const std::string& name, const std::string& help);
 
   const std::string program_;

@@ -127,6 +127,16 @@ TEST(FlagsTest, NamesAWrongVariable) {
   EXPECT_THAT(program.errors, HasSubstr("-5"));
 }
 
+TEST(FlagsTest, WarnsOfAVariableThatNoSettingHas) {
+  const Environment wrong("QUIRE_MAX_NUM_SEQZ", "8");
+  const Environment right("QUIRE_DTYPE", "float32");
+  Program program;
+  EXPECT_EQ(program.Parse({}), std::nullopt);
+  EXPECT_THAT(program.errors, HasSubstr("warning"));
+  EXPECT_THAT(program.errors, HasSubstr("QUIRE_MAX_NUM_SEQZ"));
+  EXPECT_THAT(program.errors, testing::Not(HasSubstr("QUIRE_DTYPE")));
+}
+
 TEST(FlagsTest, NamesAWrongKeyOrFile) {
   const TempFolder folder;
   const std::string unknown = folder.Write("a.toml", "max-num-seqs = 1\nmax-queues = 3\n");
