@@ -29,6 +29,20 @@ absl::StatusOr<std::unique_ptr<StreamDetokenizer>> StreamDetokenizer::Create(
                             *std::move(matcher), options.include_stop_in_output));
 }
 
+absl::StatusOr<std::unique_ptr<StreamDetokenizer>> StreamDetokenizer::Clone() const {
+  QuireTextStream* stream = nullptr;
+  RustOutput output;
+  const absl::Status status =
+      output.ToStatus(quire_text_stream_clone(stream_.get(), &stream, output.sink()));
+  if (!status.ok()) return status;
+  std::unique_ptr<StreamDetokenizer> clone(new StreamDetokenizer(
+      tokenizer_, RustHandle<QuireTextStream>(stream), matcher_, include_stop_in_output_));
+  clone->held_ = held_;
+  clone->num_tokens_ = num_tokens_;
+  clone->stopped_ = stopped_;
+  return clone;
+}
+
 absl::StatusOr<StreamDetokenizer::Update> StreamDetokenizer::Append(absl::Span<const TokenId> ids) {
   Update update;
   for (const TokenId id : ids) {

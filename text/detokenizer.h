@@ -47,6 +47,11 @@ class StreamDetokenizer {
       std::shared_ptr<const Tokenizer> tokenizer, absl::Span<const TokenId> prompt_ids,
       Options options);
 
+  // Another detokenizer at the same place: of a prompt that has several outputs, the first needs to
+  // Another detokenizer at the same place. For several outputs of one prompt: the prompt is decoded
+  // once.
+  absl::StatusOr<std::unique_ptr<StreamDetokenizer>> Clone() const;
+
   // The stop string that ended the output.
   struct StopMatch {
     size_t stop_string;   // index in Options::stop_strings

@@ -68,13 +68,12 @@ absl::StatusOr<StopMatcher> StopMatcher::Create(absl::Span<const std::string> st
   if (strings.empty()) return matcher;
 
   // A trie of the strings.
-  std::vector<State>& states = matcher.states_;
-  states.emplace_back();
+  States states(1);
   for (size_t i = 0; i < strings.size(); ++i) {
     uint32_t state = 0;
     for (const char c : strings[i]) {
       const auto byte = static_cast<uint8_t>(c);
-      std::optional<uint32_t> child = matcher.Child(state, byte);
+      std::optional<uint32_t> child = Child(states, state, byte);
       if (!child.has_value()) {
         child = static_cast<uint32_t>(states.size());
         states[state].children.emplace_back(byte, *child);
@@ -92,19 +91,20 @@ absl::StatusOr<StopMatcher> StopMatcher::Create(absl::Span<const std::string> st
     const uint32_t parent = order[i];
     for (const auto& [byte, child] : states[parent].children) {
       State& state = states[child];
-      if (parent != 0) state.fallback = matcher.Next(states[parent].fallback, byte);
+      if (parent != 0) state.fallback = Next(states, states[parent].fallback, byte);
       if (!state.match.has_value()) state.match = states[state.fallback].match;
       order.push_back(child);
     }
   }
+  matcher.states_ = std::make_shared<const States>(std::move(states));
   return matcher;
 }
 
 std::optional<StopMatcher::Match> StopMatcher::Append(std::string_view piece) {
-  if (states_.empty()) return std::nullopt;
+  if (states_ == nullptr) return std::nullopt;
   for (size_t i = 0; i < piece.size(); ++i) {
-    state_ = Next(state_, static_cast<uint8_t>(piece[i]));
-    if (std::optional<Match> match = states_[state_].match) {
+    state_ = Next(*states_, state_, static_cast<uint8_t>(piece[i]));
+    if (std::optional<Match> match = (*states_)[state_].match) {
       match->end = i + 1;
       return match;
     }
@@ -112,18 +112,18 @@ std::optional<StopMatcher::Match> StopMatcher::Append(std::string_view piece) {
   return std::nullopt;
 }
 
-std::optional<uint32_t> StopMatcher::Child(uint32_t state, uint8_t byte) const {
-  for (const auto& [label, child] : states_[state].children) {
+std::optional<uint32_t> StopMatcher::Child(const States& states, uint32_t state, uint8_t byte) {
+  for (const auto& [label, child] : states[state].children) {
     if (label == byte) return child;
   }
   return std::nullopt;
 }
 
-uint32_t StopMatcher::Next(uint32_t state, uint8_t byte) const {
+uint32_t StopMatcher::Next(const States& states, uint32_t state, uint8_t byte) {
   while (true) {
-    if (const std::optional<uint32_t> child = Child(state, byte)) return *child;
+    if (const std::optional<uint32_t> child = Child(states, state, byte)) return *child;
     if (state == 0) return 0;
-    state = states_[state].fallback;
+    state = states[state].fallback;
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -20,7 +21,7 @@ namespace quire {
 // The first match is the one that ends first; of several ending at the same byte the longest; of
 // equal strings the first listed. So it does not depend on how the text is cut into pieces.
 //
-// Not thread safe. Cheap to copy: at most 16 * 256 states.
+// Not thread safe. Cheap to copy: copies share the automaton, of at most 16 * 256 states.
 class StopMatcher {
  public:
   static constexpr size_t kMaxStrings = 16;
@@ -43,7 +44,7 @@ class StopMatcher {
   std::optional<Match> Append(std::string_view piece);
 
   // Bytes at the end of what was read that may be the beginning of one of the strings.
-  size_t num_held_bytes() const { return states_.empty() ? 0 : states_[state_].depth; }
+  size_t num_held_bytes() const { return states_ == nullptr ? 0 : (*states_)[state_].depth; }
 
  private:
   struct State {
@@ -52,10 +53,11 @@ class StopMatcher {
     uint32_t depth = 0;          // bytes from the root
     std::optional<Match> match;  // by the longest string that is a suffix; `end` is unset
   };
-  std::optional<uint32_t> Child(uint32_t state, uint8_t byte) const;
-  uint32_t Next(uint32_t state, uint8_t byte) const;
+  using States = std::vector<State>;
+  static std::optional<uint32_t> Child(const States& states, uint32_t state, uint8_t byte);
+  static uint32_t Next(const States& states, uint32_t state, uint8_t byte);
 
-  std::vector<State> states_;
+  std::shared_ptr<const States> states_;  // null without strings
   uint32_t state_ = 0;
 };
 

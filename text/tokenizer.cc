@@ -33,10 +33,10 @@ absl::StatusOr<std::vector<TokenId>> Tokenizer::Encode(std::string_view text,
 }
 
 absl::StatusOr<std::string> Tokenizer::Decode(absl::Span<const TokenId> ids,
-                                              bool skip_special_tokens) const {
+                                              bool skip_special_tokens, size_t max_bytes) const {
   RustOutput output;
   const absl::Status status = output.ToStatus(quire_text_tokenizer_decode(
-      handle_.get(), ids.data(), ids.size(), skip_special_tokens, output.sink()));
+      handle_.get(), ids.data(), ids.size(), skip_special_tokens, max_bytes, output.sink()));
   if (!status.ok()) return status;
   return std::move(output.bytes());
 }

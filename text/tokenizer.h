@@ -48,7 +48,9 @@ class Tokenizer {
 
   // Valid UTF-8: bytes that are not become U+FFFD. Ids without a token give no text, as with
   // transformers: a model's vocabulary is often padded past its tokenizer's.
-  absl::StatusOr<std::string> Decode(absl::Span<const TokenId> ids, bool skip_special_tokens) const;
+  // RESOURCE_EXHAUSTED, as soon as that is known, for a text of more than `max_bytes`.
+  absl::StatusOr<std::string> Decode(absl::Span<const TokenId> ids, bool skip_special_tokens,
+                                     size_t max_bytes = SIZE_MAX) const;
 
   // The token as the vocabulary spells it (byte-level tokenizers write a space as "Ġ"). Empty for
   // an id without a token.

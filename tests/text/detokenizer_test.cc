@@ -244,5 +244,31 @@ TEST(StreamDetokenizer, RefusesWrongStopStrings) {
   EXPECT_EQ(stream.status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(StreamDetokenizer, ACloneGoesOnByItself) {
+  for (const SmallTokenizer& small : SmallTokenizers()) {
+    SCOPED_TRACE(small.name);
+    const auto tokenizer = Load(small);
+    RandomIds random(tokenizer->vocabulary_size(), 11);
+    for (int i = 0; i < 50; ++i) {
+      const Ids prompt = random.Some(6);
+      const Ids before = random.Some(3);
+      const auto first = Start(tokenizer, prompt, {{"ab"}, false});
+      const std::string begun = first->Append(before)->text;
+      const auto clone = first->Clone();
+      ASSERT_TRUE(clone.ok()) << clone.status();
+      for (StreamDetokenizer* stream : {first.get(), clone->get()}) {
+        const Ids after = random.Some(4);
+        const auto whole = Start(tokenizer, prompt, {{"ab"}, false});
+        std::string expected = whole->Append(Concatenate(before, after))->text;
+        expected += whole->Finish()->text;
+        std::string text = begun + stream->Append(after)->text;
+        text += stream->Finish()->text;
+        EXPECT_EQ(text, expected);
+        EXPECT_EQ(stream->num_tokens(), whole->num_tokens());
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace quire

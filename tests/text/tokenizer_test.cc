@@ -25,6 +25,9 @@ TEST(EmbeddedModel, EncodesDecodesStreamsAndRenders) {
   EXPECT_EQ(text, "hello, w\xC3\xB6");
   EXPECT_TRUE((*detokenizer)->stopped());
 
+  EXPECT_TRUE((*tokenizer)->Decode(*ids, true, 18).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted((*tokenizer)->Decode(*ids, true, 17).status()));
+
   const auto chat = ChatTemplate::Load(files);
   ASSERT_TRUE(chat.ok()) << chat.status();
   const auto prompt = (*chat)->Render({.messages = R"([{"role": "user", "content": "hi"}])"});

@@ -47,9 +47,10 @@ uint32_t quire_text_tokenizer_vocabulary_size(const QuireTextTokenizer* tokenize
 // The sink gets ids: uint32_t in the machine's byte order.
 QuireTextCode quire_text_tokenizer_encode(const QuireTextTokenizer* tokenizer, QuireTextBytes text,
                                           bool add_special_tokens, QuireTextSink sink);
+// kQuireTextResourceExhausted as soon as the text is longer than `max_bytes`.
 QuireTextCode quire_text_tokenizer_decode(const QuireTextTokenizer* tokenizer, const uint32_t* ids,
                                           size_t num_ids, bool skip_special_tokens,
-                                          QuireTextSink sink);
+                                          size_t max_bytes, QuireTextSink sink);
 // kQuireTextNotFound where there is none.
 QuireTextCode quire_text_tokenizer_id_to_token(const QuireTextTokenizer* tokenizer, uint32_t id,
                                                QuireTextSink sink);
@@ -62,6 +63,9 @@ QuireTextCode quire_text_stream_new(const QuireTextTokenizer* tokenizer, const u
                                     size_t num_prompt_ids, QuireTextStream** result,
                                     QuireTextSink sink);
 void quire_text_stream_free(QuireTextStream* stream);
+// Another stream at the same place.
+QuireTextCode quire_text_stream_clone(const QuireTextStream* stream, QuireTextStream** result,
+                                      QuireTextSink sink);
 // The sink gets the text that became certain by this id.
 QuireTextCode quire_text_stream_push(QuireTextStream* stream, uint32_t id, QuireTextSink sink);
 // The sink gets the text that waited. Nothing may be pushed afterwards.

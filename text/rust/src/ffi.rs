@@ -168,12 +168,13 @@ unsafe extern "C" fn quire_text_tokenizer_decode(
     ids: *const u32,
     num_ids: usize,
     skip_special_tokens: bool,
+    max_bytes: usize,
     sink: Sink,
 ) -> i32 {
     guard(&sink, internal, || {
         Ok((*tokenizer)
             .0
-            .decode(slice(ids, num_ids), skip_special_tokens)
+            .decode(slice(ids, num_ids), skip_special_tokens, max_bytes)?
             .into_bytes())
     })
 }
@@ -228,6 +229,15 @@ unsafe extern "C" fn quire_text_stream_new(
 #[no_mangle]
 unsafe extern "C" fn quire_text_stream_free(stream: *mut QuireTextStream) {
     free(stream);
+}
+
+#[no_mangle]
+unsafe extern "C" fn quire_text_stream_clone(
+    stream: *const QuireTextStream,
+    result: *mut *mut QuireTextStream,
+    sink: Sink,
+) -> i32 {
+    guard(&sink, internal, || give(QuireTextStream((*stream).0.clone()), result))
 }
 
 #[no_mangle]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::decoding::Decoding;
 use crate::tokenizer::Tokenizer;
 
+#[derive(Clone)]
 pub struct Stream {
     tokenizer: Arc<Tokenizer>,
     decoding: Decoding,

@@ -53,16 +53,26 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> String {
+    /// Stops as soon as the text is longer than `max_bytes`.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool, max_bytes: usize) -> Result<String> {
         let mut decoding = self.start_decoding();
         let mut text = String::new();
         for &id in ids {
             if let Some(piece) = self.piece(id, skip_special_tokens) {
                 decoding.push(piece, &mut text);
             }
+            if text.len() > max_bytes {
+                break;
+            }
         }
         decoding.finish(&mut text);
-        text
+        if text.len() > max_bytes {
+            return Err(Error::new(
+                Code::ResourceExhausted,
+                format!("the text is longer than {max_bytes} bytes"),
+            ));
+        }
+        Ok(text)
     }
 
     pub fn start_decoding(&self) -> Decoding {
