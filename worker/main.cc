@@ -23,6 +23,7 @@
 #include "common/address.h"
 #include "common/clock.h"
 #include "common/flags.h"
+#include "common/keepalive.h"
 #include "common/logging.h"
 #include "common/metrics.h"
 #include "common/mutex.h"
@@ -226,6 +227,7 @@ int Run(int argc, char** argv) {
   builder.RegisterService(&service);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  SetKeepalive(&builder);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr) {
     return Fail(absl::UnavailableError(absl::StrCat("cannot listen on ", listen.ToString())));

@@ -3,6 +3,7 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
+#include "common/keepalive.h"
 
 namespace quire {
 
@@ -14,6 +15,7 @@ Targets::Targets(const std::vector<Address>& addresses) {
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);  // the limit for making a connection
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  SetKeepalive(&arguments);
   for (const Address& address : addresses) {
     Target& target = targets_.emplace_back();
     target.name = address.ToString();

@@ -6,6 +6,7 @@
 #include <grpcpp/grpcpp.h>
 #include "absl/strings/str_cat.h"
 #include "common/grpc_stream.h"
+#include "common/keepalive.h"
 #include "common/logging.h"
 
 namespace quire {
@@ -47,6 +48,7 @@ JoinClient::JoinClient(const std::string& coordinator, WorkerStatus announcement
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 400);
+  SetKeepalive(&arguments);
   stub_ = worker::v1::Registry::NewStub(
       grpc::CreateCustomChannel(coordinator, grpc::InsecureChannelCredentials(), arguments));
 }
