@@ -1,6 +1,7 @@
 #ifndef QUIRE_COORDINATOR_MODEL_MODEL_CATALOG_H_
 #define QUIRE_COORDINATOR_MODEL_MODEL_CATALOG_H_
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -11,31 +12,38 @@
 
 namespace quire {
 
-// The models in use, each made once however many workers serve it. A model lives as long as a
-// worker (or a request) holds it; then other files may take its name. Thread safe.
+// The models in use, each made once however many workers serve it. A name is taken as long as a
+// worker (or a request) holds its model; then other files may take it. The models used last are
+// kept, so that a worker that comes back with the same files costs no parsing. Thread safe.
 class ModelCatalog {
  public:
+  static constexpr size_t kMaxKept = 4;
+
   explicit ModelCatalog(const ServedModel::Options& options) : options_(options) {}
 
-  // The model of that name, made from `files` unless it lives already. FAILED_PRECONDITION if it
-  // lives and its files are others. Takes as long as a tokenizer takes to load.
+  // The model of that name, made from `files` unless it is known already. FAILED_PRECONDITION if
+  // the name is taken and its files are others. May take as long as a tokenizer takes to load.
   absl::StatusOr<std::shared_ptr<const ServedModel>> Acquire(const std::string& name,
-                                                             const ModelFiles& files) {
-    MutexLock lock(mutex_);
-    if (auto model = models_[name].lock(); model != nullptr) {
-      if (absl::Status status = model->CheckSameFiles(files); !status.ok()) return status;
-      return model;
-    }
-    std::erase_if(models_, [](const auto& entry) { return entry.second.expired(); });
-    auto model = ServedModel::Load(name, files, options_);
-    if (model.ok()) models_[name] = *model;
-    return model;
-  }
+                                                             const ModelFiles& files);
+
+  // Whether files of that digest would be refused now.
+  bool IsTaken(const std::string& name, const std::string& digest) const;
 
  private:
+  // What holders of a model share: the name is taken while it lives.
+  struct Use {
+    std::string digest;
+    std::shared_ptr<const ServedModel> model;
+  };
+  static std::shared_ptr<const ServedModel> Share(const std::shared_ptr<const Use>& use) {
+    return {use, use->model.get()};
+  }
+
   const ServedModel::Options options_;
-  Mutex mutex_;
-  std::map<std::string, std::weak_ptr<const ServedModel>> models_ QUIRE_GUARDED_BY(mutex_);
+  Mutex loading_;  // one model is made at a time
+  mutable Mutex mutex_;
+  std::map<std::string, std::weak_ptr<const Use>> in_use_ QUIRE_GUARDED_BY(mutex_);
+  std::deque<Use> kept_ QUIRE_GUARDED_BY(mutex_);  // used last first; at most kMaxKept
 };
 
 }  // namespace quire

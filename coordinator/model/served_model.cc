@@ -63,6 +63,14 @@ std::string Sha256Digest(const std::string& bytes) {
   return digest;
 }
 
+std::string FilesDigest(const ModelFiles& files) {
+  std::string digests;
+  for (const auto& [file, content] : files) {
+    absl::StrAppend(&digests, Sha256Digest(file), Sha256Digest(content));
+  }
+  return Sha256Digest(digests);
+}
+
 absl::StatusOr<std::shared_ptr<const ServedModel>> ServedModel::Load(const std::string& name,
                                                                      const ModelFiles& files,
                                                                      const Options& options) {

@@ -62,6 +62,9 @@ class ServedModel {
   std::vector<uint32_t> eos_token_ids_;
 };
 
+// Names a model's files, their names included: equal for equal files.
+std::string FilesDigest(const ModelFiles& files);
+
 // SHA-256, 32 bytes.
 std::string Sha256Digest(const std::string& bytes);
 

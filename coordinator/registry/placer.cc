@@ -1,11 +1,9 @@
 #include "coordinator/registry/placer.h"
 
 #include <algorithm>
-#include <iterator>
 #include <random>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "common/rpc_status.h"
 #include "scheduler/placement/placement_policy.h"
 
@@ -20,27 +18,10 @@ PrefixHashKey RandomKey() {
   return {word(), word()};
 }
 
-// Names for an error, which must fit a gRPC trailer.
-std::string List(const std::set<std::string>& names) {
-  constexpr size_t kMost = 16;
-  if (names.empty()) return "none";
-  const auto end = names.size() <= kMost ? names.end() : std::next(names.begin(), kMost);
-  std::string list = absl::StrJoin(names.begin(), end, ", ");
-  if (names.size() > kMost) absl::StrAppend(&list, " and ", names.size() - kMost, " more");
-  return list;
-}
-
-// The error of a name that nothing has.
-absl::Status NoSuch(const char* field, const std::string& value,
-                    const std::set<std::string>& known) {
-  return WithField(absl::NotFoundError(absl::StrCat("there is no ", field, " \"", value,
-                                                    "\"; there is: ", List(known))),
-                   field);
-}
-
-absl::Status NoWorkerNow(absl::string_view what) {
-  return WithRetryDelay(absl::UnavailableError(absl::StrCat("no worker serves ", what, " now")),
-                        kRetryDelayMs);
+// Whether one of these workers has as many blocks as the request needs.
+bool CouldFit(const PlacementRequest& request, const std::vector<PlacementCandidate>& candidates) {
+  return !candidates.empty() &&
+         PlaceRequest(request, candidates).outcome != PlacementDecision::Outcome::kNeverFits;
 }
 
 }  // namespace
@@ -51,21 +32,19 @@ Placer::Placer(WorkerRegistry* registry)
 absl::StatusOr<Placer::Target> Placer::Resolve(const std::string& model, v1::Engine engine,
                                                const std::string& worker) const {
   const std::vector<WorkerView> views = registry_->Views();
-  std::set<std::string> models;
+  // A worker that is named brings its model and its engine along.
+  std::string served = model;
+  if (!model.empty() || worker.empty()) {
+    auto found = FindModel(views, model);
+    if (!found.ok()) return found.status();
+    served = *std::move(found);
+  }
   std::set<std::string> workers;
   for (const WorkerView& view : views) {
-    if (!view.info.model().empty()) models.insert(view.info.model());
     if (!view.info.name().empty()) workers.insert(view.info.name());
   }
-  if (models.empty())
-    return NoWorkerNow(model.empty() ? "any model" : absl::StrCat("\"", model, "\""));
-  if (!model.empty() && !models.contains(model)) return NoSuch("model", model, models);
-  if (!worker.empty() && !workers.contains(worker)) return NoSuch("worker", worker, workers);
-  if (model.empty() && worker.empty() && models.size() > 1) {
-    return WithField(absl::InvalidArgumentError(
-                         absl::StrCat("model is not set and several are served: ", List(models))),
-                     "model");
-  }
+  if (workers.empty()) return NoWorkerNow("any model");
+  if (!worker.empty() && !workers.contains(worker)) return NoSuchName("worker", worker, workers);
   const bool engine_is_set = engine != v1::ENGINE_UNSPECIFIED;
   if (!engine_is_set) engine = v1::PAGED;
 
@@ -73,14 +52,14 @@ absl::StatusOr<Placer::Target> Placer::Resolve(const std::string& model, v1::Eng
   std::set<std::string> engines;
   bool exists = false;
   for (const WorkerView& view : views) {
-    if (!model.empty() && view.info.model() != model) continue;
-    if (!worker.empty() && view.info.name() != worker) continue;
     if (view.info.name().empty()) continue;
+    if (!served.empty() && view.info.model() != served) continue;
+    if (!worker.empty() && view.info.name() != worker) continue;
     engines.insert(v1::Engine_Name(view.info.engine()));
-    // A worker that is named brings its engine along.
     if (!worker.empty() && !engine_is_set) engine = view.info.engine();
     if (view.info.engine() != engine) continue;
     exists = true;
+    served = view.info.model();
     if (view.model == nullptr || view.state == v1::WorkerLoad::DEAD) continue;
     target.model = view.model;
     target.context_length = target.context_length == 0
@@ -89,21 +68,21 @@ absl::StatusOr<Placer::Target> Placer::Resolve(const std::string& model, v1::Eng
     target.vocabulary_size = view.info.vocabulary_size();
   }
   if (!exists) {
-    if (engines.empty()) return NoSuch("worker", worker, workers);  // it serves another model
-    return NoSuch("engine", v1::Engine_Name(engine), engines);
+    if (engines.empty()) return NoSuchName("worker", worker, workers);  // it serves another model
+    return NoSuchName("engine", v1::Engine_Name(engine), engines);
   }
   target.engine = engine;
   if (target.model == nullptr) {
-    return NoWorkerNow(absl::StrCat(model.empty() ? *models.begin() : model, " with the engine ",
-                                    v1::Engine_Name(engine)));
+    return NoWorkerNow(absl::StrCat(served, " with the engine ", v1::Engine_Name(engine)));
   }
   return target;
 }
 
 absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& placement) {
   std::vector<PlacementCandidate> candidates;
+  std::vector<PlacementCandidate> refusing;
+  std::vector<PlacementCandidate> absent;
   std::string why;
-  bool was_refused = false;
   MutexLock lock(mutex_);
   const std::vector<PrefixHash> chunks = affinity_.Chunks(
       absl::StrCat(placement.model, "\n", placement.cache_salt), *placement.prompt);
@@ -113,21 +92,20 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
     if (view.state != v1::WorkerLoad::READY) {
       why = absl::StrCat(": ", view.info.name(), " is ", v1::WorkerLoad::State_Name(view.state),
                          view.why.empty() ? "" : ", ", view.why);
+      absent.push_back({view.snapshot, 0});
       continue;
     }
     if (placement.refused.contains(view.number)) {
-      was_refused = true;
+      refusing.push_back({view.snapshot, 0});
       continue;
     }
     candidates.push_back({view.snapshot, affinity_.MatchedTokens(chunks, view.number)});
   }
   const absl::Status full = WithRetryDelay(
       absl::ResourceExhaustedError("every queue is full: try again later"), kRetryDelayMs);
-  if (candidates.empty()) {
-    if (was_refused) return full;
-    return NoWorkerNow(
-        absl::StrCat(placement.model, " with the engine ", v1::Engine_Name(placement.engine), why));
-  }
+  const absl::Status none = NoWorkerNow(
+      absl::StrCat(placement.model, " with the engine ", v1::Engine_Name(placement.engine), why));
+  if (candidates.empty()) return refusing.empty() ? none : full;
   PlacementRequest request;
   request.prompt_tokens = static_cast<uint32_t>(placement.prompt->size());
   request.max_new_tokens = placement.max_new_tokens;
@@ -137,6 +115,9 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
     case PlacementDecision::Outcome::kFull:
       return full;
     case PlacementDecision::Outcome::kNeverFits:
+      // Not for ever, where a worker that is passed over now has the blocks.
+      if (CouldFit(request, refusing)) return full;
+      if (CouldFit(request, absent)) return none;
       return WithField(absl::FailedPreconditionError(absl::StrCat(
                            "the request needs ", decision.blocks_needed, " KV blocks (",
                            request.prompt_tokens, " prompt + ", request.max_new_tokens,

@@ -9,6 +9,7 @@
 #include <quire/v1/inference.pb.h>
 #include "absl/status/statusor.h"
 #include "common/mutex.h"
+#include "coordinator/registry/served_names.h"
 #include "coordinator/registry/worker_registry.h"
 #include "scheduler/placement/prefix_affinity.h"
 
@@ -31,9 +32,9 @@ class Placer {
  public:
   explicit Placer(WorkerRegistry* registry);
 
-  // The one model that is served, or the one of that name, with its workers' limits.
-  // NOT_FOUND, naming those that exist; UNAVAILABLE while none is; INVALID_ARGUMENT where several
-  // are and none is named.
+  // The model that is meant (FindModel, whose errors it gives too; by a worker's name alone, its
+  // model), with its workers' limits. NOT_FOUND, naming those that exist, for an engine or a
+  // worker; UNAVAILABLE while no worker serves it.
   struct Target {
     std::shared_ptr<const ServedModel> model;
     v1::Engine engine = v1::PAGED;
@@ -44,7 +45,7 @@ class Placer {
                                  const std::string& worker) const;
 
   // RESOURCE_EXHAUSTED: every queue is full. FAILED_PRECONDITION: it needs more KV blocks than any
-  // worker has. UNAVAILABLE: no worker serves it now.
+  // worker has, those that are not READY now included. UNAVAILABLE: no worker serves it now.
   absl::StatusOr<std::shared_ptr<WorkerLink>> Place(const Placement& placement);
 
  private:
@@ -52,9 +53,6 @@ class Placer {
   Mutex mutex_;
   PrefixAffinity affinity_ QUIRE_GUARDED_BY(mutex_);
 };
-
-// How long a client that found no worker, or no room, should wait.
-inline constexpr uint32_t kRetryDelayMs = 500;
 
 }  // namespace quire
 

@@ -15,7 +15,7 @@ using worker::v1::WorkerStatus;
 constexpr size_t kMaxReplies = 16;
 
 // The first message announces the worker; what follows keeps the announcement fresh, for a worker
-// that was forgotten meanwhile.
+// that was forgotten meanwhile. Its load, and that it drains, are told by its session.
 class JoinHandler final : public MessageHandler<WorkerStatus> {
  public:
   JoinHandler(WorkerRegistry* registry, std::string coordinator_id,

@@ -1,11 +1,13 @@
 #include "coordinator/worker_client/grpc_worker_connector.h"
 
+#include <chrono>
 #include <utility>
 
 #include <grpcpp/grpcpp.h>
 #include <quire/worker/v1/worker.grpc.pb.h>
 #include "absl/strings/str_cat.h"
 #include "common/grpc_stream.h"
+#include "common/keepalive.h"
 
 namespace quire {
 namespace {
@@ -24,12 +26,18 @@ class FileReader final : public grpc::ClientReadReactor<FileChunk> {
  public:
   using Done = std::function<void(absl::StatusOr<ModelFiles>)>;
 
-  static void Start(worker::v1::Worker::Stub* stub, const std::string& model, Done done) {
+  // The context is what the call can be cancelled by; it may outlive the reader.
+  static std::shared_ptr<grpc::ClientContext> Start(worker::v1::Worker::Stub* stub,
+                                                    const std::string& model, Done done) {
     auto* reader = new FileReader(std::move(done));
+    const std::shared_ptr<grpc::ClientContext> context = reader->context_;
+    context->set_deadline(std::chrono::system_clock::now() +
+                          std::chrono::seconds(WorkerConnector::kFetchSeconds));
     reader->request_.set_model(model);
-    stub->async()->GetModelFiles(&reader->context_, &reader->request_, reader);
+    stub->async()->GetModelFiles(context.get(), &reader->request_, reader);
     reader->StartRead(&reader->chunk_);
     reader->StartCall();
+    return context;
   }
 
   void OnReadDone(bool ok) override {
@@ -38,7 +46,7 @@ class FileReader final : public grpc::ClientReadReactor<FileChunk> {
     if (num_bytes_ > kMaxFileBytes) {
       problem_ = absl::ResourceExhaustedError(
           absl::StrCat("the model's files are larger than ", kMaxFileBytes >> 20, " MiB"));
-      context_.TryCancel();
+      context_->TryCancel();
       return;
     }
     std::string& file = files_[chunk_.name()];
@@ -62,7 +70,7 @@ class FileReader final : public grpc::ClientReadReactor<FileChunk> {
   explicit FileReader(Done done) : done_(std::move(done)) {}
 
   const Done done_;
-  grpc::ClientContext context_;
+  const std::shared_ptr<grpc::ClientContext> context_ = std::make_shared<grpc::ClientContext>();
   worker::v1::GetModelFilesRequest request_;
   FileChunk chunk_;
   ModelFiles files_;
@@ -79,6 +87,7 @@ class GrpcWorkerConnector final : public WorkerConnector {
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
     arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 400);
+    SetKeepalive(&arguments);
     arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
     // Each worker has a connection of its own, so that none waits behind another's data.
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -94,9 +103,11 @@ class GrpcWorkerConnector final : public WorkerConnector {
         });
   }
 
-  void FetchFiles(const std::string& model,
-                  std::function<void(absl::StatusOr<ModelFiles>)> done) override {
-    FileReader::Start(stub_.get(), model, std::move(done));
+  CancelFetch FetchFiles(const std::string& model,
+                         std::function<void(absl::StatusOr<ModelFiles>)> done) override {
+    return [context = FileReader::Start(stub_.get(), model, std::move(done))] {
+      context->TryCancel();
+    };
   }
 
  private:

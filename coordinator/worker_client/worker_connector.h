@@ -22,9 +22,13 @@ class WorkerConnector {
   // Begins a session. Failure to connect comes as the handler's OnClosed, maybe before the return.
   virtual std::shared_ptr<Sink> OpenSession(std::shared_ptr<Handler> handler) = 0;
 
-  // Calls `done` once, on any thread, with every file, checked against its digest.
-  virtual void FetchFiles(const std::string& model,
-                          std::function<void(absl::StatusOr<ModelFiles>)> done) = 0;
+  // Calls `done` once, on any thread, with every file, checked against its digest; or with an
+  // error, at most kFetchSeconds later. What it returns ends the fetch early; it may be called at
+  // any time, also afterwards.
+  static constexpr int kFetchSeconds = 60;
+  using CancelFetch = std::function<void()>;
+  [[nodiscard]] virtual CancelFetch FetchFiles(
+      const std::string& model, std::function<void(absl::StatusOr<ModelFiles>)> done) = 0;
 };
 
 // Makes the connector for HOST:PORT.

@@ -71,14 +71,19 @@ WorkerLink::WorkerLink(WorkerNumber number, std::string address,
       context_(context),
       holds_(std::make_shared<Holds>()) {}
 
-void WorkerLink::RetryLater(std::function<void(WorkerLink&)> what) {
-  context_.timers->ScheduleAfter(kRetryMicros, [link = weak_from_this(), what = std::move(what)] {
+void WorkerLink::RetryAfter(int64_t delay, std::function<void(WorkerLink&)> what) {
+  context_.timers->ScheduleAfter(delay, [link = weak_from_this(), what = std::move(what)] {
     if (const auto locked = link.lock()) what(*locked);
   });
 }
 
-// --- The session's life
-// -------------------------------------------------------------------------------
+int64_t WorkerLink::ReloadDelay(uint32_t num_failures) {
+  int64_t delay = kFirstReloadMicros;
+  for (uint32_t i = 1; i < num_failures && delay < kLastReloadMicros; ++i) delay *= 2;
+  return std::min(delay, kLastReloadMicros);
+}
+
+// --- The session's life ---
 
 void WorkerLink::Connect() {
   uint64_t session;
@@ -121,6 +126,7 @@ void WorkerLink::OnOpened(uint64_t session, const worker::v1::Opened& opened) {
     return;
   }
   bool fetch = false;
+  uint32_t num_failures = 0;
   std::vector<uint64_t> lost_keys;
   std::shared_ptr<WorkerConnector::Sink> sink;
   {
@@ -134,8 +140,10 @@ void WorkerLink::OnOpened(uint64_t session, const worker::v1::Opened& opened) {
     if (!same_process) {
       lost_keys.clear();
       model_.reset();
+      num_load_failures_ = 0;
     }
     fetch = model_ == nullptr;
+    num_failures = num_load_failures_;
     why_ = fetch ? "loading the model's files" : "";
     sink = sink_;
   }
@@ -144,7 +152,9 @@ void WorkerLink::OnOpened(uint64_t session, const worker::v1::Opened& opened) {
     cancel.mutable_cancel()->set_key(key);
     if (sink != nullptr) sink->Write(std::move(cancel));
   }
-  if (fetch) FetchModel(session);
+  if (!fetch) return;
+  if (num_failures == 0) return FetchModel(session);
+  RetryAfter(ReloadDelay(num_failures), [session](WorkerLink& link) { link.FetchModel(session); });
 }
 
 void WorkerLink::FetchModel(uint64_t session) {
@@ -154,31 +164,56 @@ void WorkerLink::FetchModel(uint64_t session) {
     if (session != session_ || !opened_) return;
     model = info_.model();
   }
-  connector_->FetchFiles(model, [link = weak_from_this(), session,
-                                 hold = Holds::Take(holds_)](absl::StatusOr<ModelFiles> files) {
-    if (const auto locked = link.lock()) locked->OnFiles(session, std::move(files));
+  WorkerConnector::CancelFetch cancel =
+      connector_->FetchFiles(model, [link = weak_from_this(), session,
+                                     hold = Holds::Take(holds_)](absl::StatusOr<ModelFiles> files) {
+        if (const auto locked = link.lock()) locked->OnFiles(session, std::move(files));
+      });
+  {
+    MutexLock lock(mutex_);
+    if (session == session_ && opened_) {
+      cancel_fetch_ = std::move(cancel);
+      return;
+    }
+  }
+  cancel();  // the session ended meanwhile
+}
+
+void WorkerLink::AwaitName(uint64_t session, const std::string& refused_digest) {
+  std::string name;
+  {
+    MutexLock lock(mutex_);
+    if (session != session_ || !opened_) return;
+    name = info_.model();
+  }
+  if (!context_.catalog->IsTaken(name, refused_digest)) return FetchModel(session);
+  RetryAfter(kRetryMicros, [session, refused_digest](WorkerLink& link) {
+    link.AwaitName(session, refused_digest);
   });
 }
 
 void WorkerLink::OnFiles(uint64_t session, absl::StatusOr<ModelFiles> files) {
-  if (!files.ok()) return OnModel(session, files.status());
+  if (!files.ok()) return OnModel(session, files.status(), "");
   std::string name;
   {
     MutexLock lock(mutex_);
     name = info_.model();
   }
-  const bool posted = context_.work_pool->Post([link = weak_from_this(), catalog = context_.catalog,
-                                                session, name, files = *std::move(files)] {
-    auto model = catalog->Acquire(name, files);
-    if (const auto locked = link.lock()) locked->OnModel(session, model);
+  const bool posted = context_.loader->Post([link = weak_from_this(), catalog = context_.catalog,
+                                             session, name, files = *std::move(files)] {
+    const auto model = catalog->Acquire(name, files);
+    const bool refused = absl::IsFailedPrecondition(model.status());
+    const auto locked = link.lock();
+    if (locked != nullptr) locked->OnModel(session, model, refused ? FilesDigest(files) : "");
   });
-  if (!posted)
-    OnModel(session, absl::ResourceExhaustedError("too many requests are being tokenized"));
+  if (!posted) OnModel(session, absl::ResourceExhaustedError("too many models are loading"), "");
 }
 
 void WorkerLink::OnModel(uint64_t session,
-                         const absl::StatusOr<std::shared_ptr<const ServedModel>>& model) {
+                         const absl::StatusOr<std::shared_ptr<const ServedModel>>& model,
+                         const std::string& refused_digest) {
   bool is_news = false;
+  int64_t delay = 0;
   {
     MutexLock lock(mutex_);
     if (session != session_ || !opened_) return;
@@ -186,8 +221,10 @@ void WorkerLink::OnModel(uint64_t session,
       model_ = *model;
       why_.clear();
       was_ready_ = true;
+      num_load_failures_ = 0;
     } else {
       is_news = SetWhy(model.status());
+      delay = ReloadDelay(++num_load_failures_);
     }
   }
   if (model.ok()) {
@@ -200,7 +237,8 @@ void WorkerLink::OnModel(uint64_t session,
   if (is_news) {
     LogWarning(absl::StrCat("worker at ", address_, " cannot serve: ", model.status().message()));
   }
-  RetryLater([session](WorkerLink& link) { link.FetchModel(session); });
+  if (!refused_digest.empty()) return AwaitName(session, refused_digest);
+  RetryAfter(delay, [session](WorkerLink& link) { link.FetchModel(session); });
 }
 
 bool WorkerLink::SetWhy(const absl::Status& status) {
@@ -212,9 +250,11 @@ bool WorkerLink::SetWhy(const absl::Status& status) {
 void WorkerLink::EndSession(const absl::Status& status) {
   absl::flat_hash_map<uint64_t, Request> requests;
   std::shared_ptr<WorkerConnector::Sink> sink;
+  WorkerConnector::CancelFetch cancel_fetch;
   {
     MutexLock lock(mutex_);
     closed_session_ = session_;
+    cancel_fetch = std::exchange(cancel_fetch_, nullptr);
     sink = std::move(sink_);
     sink_.reset();
     opened_ = false;
@@ -224,6 +264,7 @@ void WorkerLink::EndSession(const absl::Status& status) {
     model_.reset();  // other files may take the name while the worker is gone
     for (const auto& [key, request] : requests) lost_keys_.push_back(key);
   }
+  if (cancel_fetch != nullptr) cancel_fetch();
   if (sink != nullptr) sink->Close(status);
   for (auto& [key, request] : requests) request.receiver->OnWorkerLost(request.attempt, status);
 }
@@ -239,7 +280,7 @@ void WorkerLink::OnClosed(uint64_t session, const absl::Status& status) {
     if (opened_ || why_.empty() || why_ == "connecting") why_ = std::string(status.message());
   }
   EndSession(absl::UnavailableError(absl::StrCat("the worker is lost: ", status.message())));
-  RetryLater([](WorkerLink& link) { link.Connect(); });
+  RetryAfter(kRetryMicros, [](WorkerLink& link) { link.Connect(); });
 }
 
 void WorkerLink::Shutdown(const absl::Status& status) {
@@ -310,8 +351,7 @@ WorkerView WorkerLink::View() const {
   return view;
 }
 
-// --- Requests
-// -----------------------------------------------------------------------------------------
+// --- Requests ---
 
 bool WorkerLink::Submit(worker::v1::Submit submit, std::shared_ptr<TokenReceiver> receiver) {
   std::shared_ptr<WorkerConnector::Sink> sink;

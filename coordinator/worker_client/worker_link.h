@@ -39,13 +39,18 @@ struct WorkerView {
 class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
  public:
   static constexpr int64_t kRetryMicros = 250'000;
+  // Files that cannot be used are fetched again after this long, then after twice as long each
+  // time.
+  static constexpr int64_t kFirstReloadMicros = 250'000;
+  static constexpr int64_t kLastReloadMicros = 30'000'000;
+  static int64_t ReloadDelay(uint32_t num_failures);
   // A session this long without a word makes the worker SUSPECT.
   static constexpr int64_t kSilenceMicros = 1'500'000;
 
   struct Context {
     std::string coordinator_id;
     TimerQueue* timers;
-    WorkPool* work_pool;
+    WorkPool* loader;  // where models are made of their files
     ModelCatalog* catalog;
     // Asked when a session has opened, without locks held: may this worker serve under its name?
     std::function<absl::Status(const WorkerLink&, const worker::v1::Opened&)> admit;
@@ -93,8 +98,11 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   void Connect();
   void OnOpened(uint64_t session, const worker::v1::Opened& opened);
   void FetchModel(uint64_t session);
+  // Fetches once the catalog would take the files that it refused.
+  void AwaitName(uint64_t session, const std::string& refused_digest);
   void OnFiles(uint64_t session, absl::StatusOr<ModelFiles> files);
-  void OnModel(uint64_t session, const absl::StatusOr<std::shared_ptr<const ServedModel>>& model);
+  void OnModel(uint64_t session, const absl::StatusOr<std::shared_ptr<const ServedModel>>& model,
+               const std::string& refused_digest);
   void OnEvent(uint64_t session, worker::v1::SessionEvent event);
   void OnStepOutput(const worker::v1::StepOutput& output);
   void OnRejected(const worker::v1::Rejected& rejected);
@@ -102,7 +110,7 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   void EndSession(const absl::Status& status);
   // Why the worker cannot be used. False: that was the reason the last time, too.
   bool SetWhy(const absl::Status& status) QUIRE_REQUIRES(mutex_);
-  void RetryLater(std::function<void(WorkerLink&)> what);
+  void RetryAfter(int64_t delay, std::function<void(WorkerLink&)> what);
   std::shared_ptr<TokenReceiver> Receiver(uint64_t key, uint32_t attempt) QUIRE_REQUIRES(mutex_);
 
   const WorkerNumber number_;
@@ -127,6 +135,9 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   int64_t heard_at_ QUIRE_GUARDED_BY(mutex_) = 0;
   uint64_t pings_ QUIRE_GUARDED_BY(mutex_) = 0;
   std::shared_ptr<const ServedModel> model_ QUIRE_GUARDED_BY(mutex_);
+  WorkerConnector::CancelFetch cancel_fetch_ QUIRE_GUARDED_BY(mutex_);  // may be null
+  // Of this incarnation, in a row: tries that gave no model.
+  uint32_t num_load_failures_ QUIRE_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<uint64_t, Request> requests_ QUIRE_GUARDED_BY(mutex_);
   uint32_t num_sequences_ QUIRE_GUARDED_BY(mutex_) = 0;  // sum of num_running
   // Keys that were alive when a session was lost: cancelled when the same process is back.

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,6 +30,7 @@ class InProcessWorker {
   struct Options {
     std::string name = "w";
     std::string incarnation = "1";
+    std::string model = "m";
     uint32_t vocabulary = 8192;
     uint32_t context = 512;
     uint32_t num_blocks = 256;
@@ -58,7 +60,7 @@ class InProcessWorker {
 
     SessionTable::Options table;
     table.info.set_name(options.name);
-    table.info.set_model("m");
+    table.info.set_model(options.model);
     table.info.set_engine(v1::PAGED);
     table.info.set_numerics_id("fake");
     table.info.set_context_length(limits.context_length);
@@ -130,6 +132,15 @@ class InProcessNetwork {
     }
     cut.clear();
   }
+  // What the worker at `address` gives as its model's files from now on; nothing: it never answers.
+  void SetFiles(const std::string& address, std::optional<ModelFiles> files) {
+    MutexLock lock(mutex_);
+    other_files_[address] = std::move(files);
+  }
+  size_t num_fetches(const std::string& address) {
+    MutexLock lock(mutex_);
+    return num_fetches_[address];
+  }
   std::shared_ptr<InProcessWorker> Worker(const std::string& address) {
     MutexLock lock(mutex_);
     const auto found = workers_.find(address);
@@ -141,6 +152,7 @@ class InProcessNetwork {
   }
 
  private:
+  using FetchDone = std::function<void(absl::StatusOr<ModelFiles>)>;
   // What OpenSession gives where nobody listens.
   class NoSink final : public WorkerConnector::Sink {
    public:
@@ -154,9 +166,19 @@ class InProcessNetwork {
     std::shared_ptr<Sink> OpenSession(std::shared_ptr<Handler> handler) override {
       return network_->Open(address_, std::move(handler));
     }
-    void FetchFiles(const std::string&,
-                    std::function<void(absl::StatusOr<ModelFiles>)> done) override {
-      done(network_->files_);
+    CancelFetch FetchFiles(const std::string&, FetchDone done) override {
+      const auto files = network_->FilesAt(address_);
+      if (files.has_value()) {
+        done(*files);
+        return [] {};
+      }
+      const auto waiting = std::make_shared<FetchDone>(std::move(done));
+      network_->Keep(waiting);
+      return [waiting] {
+        if (const auto told = std::exchange(*waiting, nullptr)) {
+          told(absl::CancelledError("cancelled"));
+        }
+      };
     }
 
    private:
@@ -180,8 +202,24 @@ class InProcessNetwork {
     return sink;
   }
 
+  std::optional<ModelFiles> FilesAt(const std::string& address) {
+    MutexLock lock(mutex_);
+    ++num_fetches_[address];
+    const auto other = other_files_.find(address);
+    return other == other_files_.end() ? files_ : other->second;
+  }
+
+  // A fetch that is not answered is open until it is cancelled.
+  void Keep(std::shared_ptr<FetchDone> waiting) {
+    MutexLock lock(mutex_);
+    waiting_fetches_.push_back(std::move(waiting));
+  }
+
   const ModelFiles files_;
   Mutex mutex_;
+  std::vector<std::shared_ptr<FetchDone>> waiting_fetches_ QUIRE_GUARDED_BY(mutex_);
+  std::map<std::string, std::optional<ModelFiles>> other_files_ QUIRE_GUARDED_BY(mutex_);
+  std::map<std::string, size_t> num_fetches_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<InProcessWorker>> workers_ QUIRE_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<InProcessWorker>> replaced_ QUIRE_GUARDED_BY(mutex_);
   std::vector<std::pair<std::string, size_t>> stream_addresses_ QUIRE_GUARDED_BY(mutex_);
@@ -229,7 +267,7 @@ class InProcessCoordinator {
     while (!is_done) done.Wait(mutex);
   }
 
-  std::shared_ptr<RequestStream> MakeStream(const std::string& request_id) {
+  RequestStream::Context MakeContext() {
     RequestStream::Context context;
     context.placer = &placer_;
     context.timers = &timers_;
@@ -238,6 +276,10 @@ class InProcessCoordinator {
       MutexLock lock(mutex_);
       records_.push_back(record);
     };
+    return context;
+  }
+  std::shared_ptr<RequestStream> MakeStream(const std::string& request_id) {
+    const RequestStream::Context context = MakeContext();
     const auto found = streams_.FindOrMake(request_id, "body", [&] {
       return std::make_shared<RequestStream>(next_key_++, request_id, "body", context);
     });
@@ -354,8 +396,9 @@ class TestClient final : public ClientSink, public std::enable_shared_from_this<
       tokens.insert(tokens.end(), delta.token_ids().begin(), delta.token_ids().end());
       text_[delta.choice()] += delta.text();
       for (int i = 0; i < delta.logprobs_size(); ++i) {
-        EXPECT_EQ(delta.logprobs(i).logprob(),
-                  FakeExecutor::LogprobAt(accepted_.prompt_token_count() + delta.first_index() + i));
+        EXPECT_EQ(
+            delta.logprobs(i).logprob(),
+            FakeExecutor::LogprobAt(accepted_.prompt_token_count() + delta.first_index() + i));
       }
       if (delta.prompt_logprobs_size() > 0) {
         EXPECT_TRUE(tokens.empty()) << "prompt log-probabilities after a token";

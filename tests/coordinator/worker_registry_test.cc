@@ -25,6 +25,15 @@ class WorkerRegistryTest : public testing::Test {
     return views.at(0);
   }
 
+  void WaitForState(const std::string& name, v1::WorkerLoad::State state) {
+    for (;;) {
+      for (const WorkerView& view : coordinator_.registry().Views()) {
+        if (view.info.name() == name && view.state == state) return;
+      }
+      coordinator_.WaitForTick();
+    }
+  }
+
   InProcessNetwork network_;
   InProcessCoordinator coordinator_;
 };
@@ -129,6 +138,113 @@ TEST_F(WorkerRegistryTest, NamesWhatExists) {
   const absl::Status gone = placer.Resolve("m", v1::PAGED, "").status();
   EXPECT_TRUE(absl::IsUnavailable(gone)) << gone;
   EXPECT_TRUE(RetryDelayOf(gone).has_value());
+}
+
+TEST_F(WorkerRegistryTest, AnUnsetModelIsTheOneThatIsServed) {
+  network_.Start("a:1", {.name = "one"});
+  network_.Start("b:1", {.name = "two", .model = "n"});
+  coordinator_.registry().AddStatic("a:1");
+  coordinator_.registry().AddStatic("b:1");
+  coordinator_.WaitUntilReady(2);
+  Placer& placer = coordinator_.placer();
+  const absl::Status both = placer.Resolve("", v1::PAGED, "").status();
+  EXPECT_TRUE(absl::IsInvalidArgument(both)) << both;
+  EXPECT_NE(both.message().find("m, n"), std::string::npos) << both;
+  EXPECT_EQ(placer.Resolve("", v1::PAGED, "two")->model->name(), "n");
+
+  network_.Kill("b:1");
+  WaitForState("two", v1::WorkerLoad::DEAD);
+  const auto left = placer.Resolve("", v1::PAGED, "");
+  ASSERT_TRUE(left.ok()) << left.status();
+  EXPECT_EQ(left->model->name(), "m");
+  EXPECT_TRUE(absl::IsUnavailable(placer.Resolve("n", v1::PAGED, "").status()));
+  // While none is served, those that were are named.
+  network_.Kill("a:1");
+  WaitForState("one", v1::WorkerLoad::DEAD);
+  EXPECT_TRUE(absl::IsInvalidArgument(placer.Resolve("", v1::PAGED, "").status()));
+}
+
+TEST_F(WorkerRegistryTest, WhatFitsAWorkerThatIsAwayIsNotRefusedForEver) {
+  network_.Start("a:1", {.name = "small", .num_blocks = 8});
+  network_.Start("b:1", {.name = "large", .num_blocks = 256});
+  coordinator_.registry().AddStatic("a:1");
+  coordinator_.registry().AddStatic("b:1");
+  coordinator_.WaitUntilReady(2);
+  const std::vector<uint32_t> prompt = {1, 2, 3};
+  Placement placement;
+  placement.model = "m";
+  placement.prompt = &prompt;
+  placement.max_new_tokens = 100;
+  const auto placed = coordinator_.placer().Place(placement);
+  ASSERT_TRUE(placed.ok()) << placed.status();
+  EXPECT_EQ((*placed)->View().info.name(), "large");
+
+  Placement again = placement;
+  again.refused = {(*placed)->number()};
+  EXPECT_TRUE(absl::IsResourceExhausted(coordinator_.placer().Place(again).status()));
+  network_.Kill("b:1");
+  WaitForState("large", v1::WorkerLoad::DEAD);
+  const absl::Status away = coordinator_.placer().Place(placement).status();
+  EXPECT_TRUE(absl::IsUnavailable(away)) << away;
+  EXPECT_TRUE(RetryDelayOf(away).has_value());
+  placement.max_new_tokens = 2000;
+  EXPECT_TRUE(absl::IsFailedPrecondition(coordinator_.placer().Place(placement).status()));
+}
+
+TEST_F(WorkerRegistryTest, AWorkerThatNeverSendsItsFilesDoesNotHoldUpTheEnd) {
+  network_.SetFiles("a:1", std::nullopt);
+  network_.Start("a:1", {.name = "one"});
+  coordinator_.registry().AddStatic("a:1");
+  while (network_.num_fetches("a:1") == 0) coordinator_.WaitForTick();
+  coordinator_.registry().Shutdown();
+  EXPECT_EQ(network_.num_fetches("a:1"), 1u);
+}
+
+TEST_F(WorkerRegistryTest, FilesThatCannotBeUsedAreFetchedAgainEverLater) {
+  EXPECT_EQ(WorkerLink::ReloadDelay(1), WorkerLink::kFirstReloadMicros);
+  EXPECT_EQ(WorkerLink::ReloadDelay(3), 4 * WorkerLink::kFirstReloadMicros);
+  EXPECT_EQ(WorkerLink::ReloadDelay(1'000'000), WorkerLink::kLastReloadMicros);
+
+  network_.SetFiles("a:1", ModelFiles{{"config.json", "{"}});
+  network_.Start("a:1", {.name = "one"});
+  coordinator_.registry().AddStatic("a:1");
+  while (Only().why.find("config.json") == std::string::npos) coordinator_.WaitForTick();
+  network_.SetFiles("a:1", ModelFiles{{"config.json", "{}"}});
+  coordinator_.WaitUntilReady(1);
+  EXPECT_GE(network_.num_fetches("a:1"), 2u);
+}
+
+TEST_F(WorkerRegistryTest, AWorkerWithOtherFilesWaitsForTheNameWithoutSendingThemAgain) {
+  network_.Start("a:1", {.name = "one"});
+  coordinator_.registry().AddStatic("a:1");
+  coordinator_.WaitUntilReady(1);
+  network_.SetFiles("b:1", ModelFiles{{"config.json", "{}"}});
+  network_.Start("b:1", {.name = "two"});
+  coordinator_.registry().AddStatic("b:1");
+  const auto why = [this] { return coordinator_.registry().Views().at(1).why; };
+  while (why().find("config.json differs") == std::string::npos) coordinator_.WaitForTick();
+  // Through some of the link's retries.
+  const int64_t until = SteadyMicros() + 3 * WorkerLink::kRetryMicros;
+  while (SteadyMicros() < until) coordinator_.WaitForTick();
+  EXPECT_EQ(network_.num_fetches("b:1"), 1u);
+  network_.Kill("a:1");
+  WaitForState("two", v1::WorkerLoad::READY);
+}
+
+TEST_F(WorkerRegistryTest, AModelThatComesBackIsNotMadeAgain) {
+  ModelCatalog catalog(ServedModel::Options{});
+  const ModelFiles files = {{"config.json", "{}"}};
+  auto model = catalog.Acquire("m", files);
+  ASSERT_TRUE(model.ok());
+  const ServedModel* const first = model->get();
+  const ModelFiles others = {{"config.json", R"({"eos_token_id": 2})"}};
+  EXPECT_TRUE(absl::IsFailedPrecondition(catalog.Acquire("m", others).status()));
+  EXPECT_TRUE(catalog.IsTaken("m", FilesDigest(others)));
+  EXPECT_FALSE(catalog.IsTaken("m", FilesDigest(files)));
+  model->reset();
+  EXPECT_FALSE(catalog.IsTaken("m", FilesDigest(others)));
+  EXPECT_EQ(catalog.Acquire("m", files)->get(), first);
+  EXPECT_NE(catalog.Acquire("m", others)->get(), first) << "other files may take the name";
 }
 
 }  // namespace
