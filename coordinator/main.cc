@@ -19,6 +19,7 @@
 #include "common/address.h"
 #include "common/clock.h"
 #include "common/flags.h"
+#include "common/keepalive.h"
 #include "common/logging.h"
 #include "common/metrics.h"
 #include "common/rpc_status.h"
@@ -38,8 +39,8 @@
 namespace quire {
 namespace {
 
-constexpr int kMaxMessageBytes = 4 << 20;
 constexpr int64_t kTickMicros = 250'000;
+constexpr double kMaxDrainTimeoutSeconds = 86'400;
 
 struct CoordinatorFlags {
   std::string host = "127.0.0.1";
@@ -62,7 +63,8 @@ void Declare(FlagSet& flags, CoordinatorFlags* f) {
   flags.Add("max-streams", &f->max_streams, "Requests that may be open at once");
   flags.Add("tokenizer-threads", &f->tokenizer_threads, "Threads that tokenize prompts");
   flags.Add("metrics-port", &f->metrics_port, "Port of /metrics; 0: none");
-  flags.Add("drain-timeout", &f->drain_timeout_s, "Seconds that open requests get after SIGTERM");
+  flags.Add("drain-timeout", &f->drain_timeout_s, "Seconds that open requests get after SIGTERM")
+      ->check(NumberFrom(0, kMaxDrainTimeoutSeconds));
   flags.AddSwitch("insecure", &f->insecure,
                   "Allow listening beyond this machine without encryption");
 }
@@ -137,17 +139,23 @@ int Run(int argc, char** argv) {
   TimerQueue timers;
   ModelCatalog catalog({.use_generation_config = flags.generation_config == "auto"});
   WorkPool work_pool(flags.tokenizer_threads, /*max_queued=*/4096);
-  WorkerRegistry registry({coordinator_id, &timers, &work_pool, &catalog, nullptr},
+  // Models load beside the requests, not among them.
+  WorkPool loader(/*num_threads=*/1, /*max_queued=*/WorkerRegistry::kMaxWorkers);
+  WorkerRegistry registry({coordinator_id, &timers, &loader, &catalog, nullptr},
                           MakeGrpcWorkerConnector);
   Placer placer(&registry);
   StreamTable streams(flags.max_streams);
 
-  InferenceService::Context context{&registry, &placer, &streams, &work_pool, {}};
+  InferenceService::Context context{&registry, &placer, &streams, &work_pool, {}, nullptr};
   context.stream.placer = &placer;
   context.stream.timers = &timers;
   context.stream.on_end = [&](RequestStream& stream, const RequestRecord& record) {
     streams.OnEnd(stream, record.status);
     coordinator_metrics.OnEnd(record);
+    LogRequest(record);
+  };
+  context.on_refused = [&](const RequestRecord& record) {
+    coordinator_metrics.OnRefused();
     LogRequest(record);
   };
   context.stream.on_first_token = [&](int64_t micros) { coordinator_metrics.OnFirstToken(micros); };
@@ -165,10 +173,9 @@ int Run(int argc, char** argv) {
   builder.AddListeningPort(listen.ToString(), grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(&inference);
   builder.RegisterService(&registry_service);
-  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder.SetMaxReceiveMessageSize(kMaxPublicMessageBytes);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  // Pings more often than this end the connection.
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  SetKeepalive(&builder);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port == 0) {
     return Fail(absl::UnavailableError(absl::StrCat("cannot listen on ", listen.ToString())));
@@ -212,6 +219,7 @@ int Run(int argc, char** argv) {
       std::chrono::microseconds(std::max<int64_t>(1'000'000, deadline - SteadyMicros()));
   server->Shutdown(std::chrono::system_clock::now() + left);
   work_pool.Stop();
+  loader.Stop();
   registry.Shutdown();
   return 0;
 }

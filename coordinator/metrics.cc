@@ -3,11 +3,27 @@
 #include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/logging.h"
+#include "common/rpc_status.h"
 
 namespace quire {
+namespace {
+
+// What the log says of an error. What a client wrote stays out: the message about a wrong field may
+// quote it, so the field's name has to do.
+std::string Why(const absl::Status& status) {
+  constexpr size_t kMostBytes = 256;
+  if (status.ok()) return "";
+  if (const auto field = FieldOf(status); field.has_value() && absl::IsInvalidArgument(status)) {
+    return absl::StrCat(" field=", *field);
+  }
+  return absl::StrCat(" why=\"", absl::CEscape(status.message().substr(0, kMostBytes)), "\"");
+}
+
+}  // namespace
 
 CoordinatorMetrics::CoordinatorMetrics(Metrics& m)
     : running_(m.AddGauge("num_requests_running", "Requests that have not ended")),
@@ -34,19 +50,22 @@ void CoordinatorMetrics::OnEnd(const RequestRecord& record) {
   latency_.Observe(record.total / 1e6);
 }
 
+void CoordinatorMetrics::OnRefused() { failures_.Increment(); }
+
 void CoordinatorMetrics::SetRunning(size_t num_live) {
   running_.Set(static_cast<double>(num_live));
 }
 
-void LogRequest(const RequestRecord& record) {
-  LogInfo(absl::StrFormat(
+std::string RequestLogLine(const RequestRecord& record) {
+  return absl::StrFormat(
       "request id=%s model=%s worker=%s tenant=%s status=%s choices=%d prompt=%d cached=%d "
-      "output=%d "
-      "first_token_ms=%.1f total_ms=%.1f%s%s",
+      "output=%d first_token_ms=%.1f total_ms=%.1f%s",
       record.request_id, record.model, record.worker, record.tenant,
       absl::StatusCodeToString(record.status.code()), record.choices, record.prompt_tokens,
       record.cached_tokens, record.output_tokens, record.first_token / 1e3, record.total / 1e3,
-      record.status.ok() ? "" : " why=", std::string(record.status.message())));
+      Why(record.status));
 }
+
+void LogRequest(const RequestRecord& record) { LogInfo(RequestLogLine(record)); }
 
 }  // namespace quire

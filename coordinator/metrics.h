@@ -1,6 +1,8 @@
 #ifndef QUIRE_COORDINATOR_METRICS_H_
 #define QUIRE_COORDINATOR_METRICS_H_
 
+#include <string>
+
 #include "common/metrics.h"
 #include "coordinator/stream/request_stream.h"
 
@@ -14,6 +16,8 @@ class CoordinatorMetrics {
   void OnFirstToken(int64_t micros);
   void OnTokenGap(int64_t micros, uint32_t num_tokens);
   void OnEnd(const RequestRecord& record);
+  // A call that never became a request.
+  void OnRefused();
   void SetRunning(size_t num_live);
 
  private:
@@ -27,6 +31,8 @@ class CoordinatorMetrics {
   prometheus::Histogram& latency_;
 };
 
+// A line of key=value. Nothing in it is a text of the client's, other than its names.
+std::string RequestLogLine(const RequestRecord& record);
 void LogRequest(const RequestRecord& record);
 
 }  // namespace quire

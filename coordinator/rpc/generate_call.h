@@ -57,6 +57,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
       : writer_(std::make_shared<ClientWriter>(this, std::move(cursor))) {}
 
   const std::shared_ptr<ClientWriter>& writer() const { return writer_; }
+  // Holds the table's slot until the call is over.
+  void Hold(std::shared_ptr<void> slot) { slot_ = std::move(slot); }
 
   void OnWriteDone(bool ok) override { writer_->WriteDone(ok); }
   void OnCancel() override { writer_->Cancelled(); }
@@ -64,6 +66,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 
  private:
   const std::shared_ptr<ClientWriter> writer_;
+  std::shared_ptr<void> slot_;
 };
 
 }  // namespace quire

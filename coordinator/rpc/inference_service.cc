@@ -2,12 +2,10 @@
 
 #include <chrono>
 #include <random>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "common/clock.h"
 #include "common/request_fields.h"
 #include "common/rpc_status.h"
@@ -51,13 +49,12 @@ Deadline DeadlineOf(const grpc::CallbackServerContext& context,
   return deadline;
 }
 
-RequestStream::Cursor MakeCursor(const v1::GenerateRequest& request) {
-  RequestStream::Cursor cursor;
+ResumeTokens ResumeOf(const v1::GenerateRequest& request) {
+  ResumeTokens resume;
   for (const auto& choice : request.resume().choices()) {
-    cursor.resume.emplace_back(choice.emitted_token_ids().begin(),
-                               choice.emitted_token_ids().end());
+    resume.emplace_back(choice.emitted_token_ids().begin(), choice.emitted_token_ids().end());
   }
-  return cursor;
+  return resume;
 }
 
 grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* context,
@@ -81,6 +78,17 @@ absl::Status PoolIsFull() {
                         kRetryDelayMs);
 }
 
+// Of a token's id and spelling, or a text, in an answer: what is not the text itself.
+constexpr size_t kMostBytesBesideToken = 16;
+
+absl::Status AnswerTooLarge(const char* field, const std::string& asked,
+                            const std::string& answer) {
+  return WithField(absl::InvalidArgumentError(absl::StrCat(
+                       field, " is ", asked, ": ", answer, " would take more than the ",
+                       kMaxPublicMessageBytes, " bytes of a message")),
+                   field);
+}
+
 // A unary call whose answer is made elsewhere. Deletes itself.
 class PooledCall final : public grpc::ServerUnaryReactor {
  public:
@@ -94,38 +102,47 @@ InferenceService::InferenceService(const Context& context)
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* message) {
+  const int64_t received_at = SteadyMicros();
   v1::GenerateRequest request;
   const absl::Status valid = Parse(*message, &request) ? ValidateRequest(request) : NotARequest();
-  auto* call = new GenerateCall(MakeCursor(request));
+  auto* call = new GenerateCall({.resume = ResumeOf(request)});
   const std::shared_ptr<ClientWriter> writer = call->writer();
-  if (!valid.ok()) {
-    writer->Abort(valid);
+  const auto refuse = [&](const absl::Status& status) {
+    // Names that were not checked do not get into the log.
+    RequestRecord record;
+    if (ValidateName(request.request_id(), "request_id").ok()) {
+      record.request_id = request.request_id();
+    }
+    record.status = status;
+    record.total = SteadyMicros() - received_at;
+    if (context_.on_refused) context_.on_refused(record);
+    writer->Abort(status);
     return call;
-  }
+  };
+  if (!valid.ok()) return refuse(valid);
   const std::string request_id =
       request.request_id().empty() ? MakeRequestId() : request.request_id();
   const std::string fingerprint = Fingerprint(request);
-  const auto found = context_.streams->FindOrMake(request_id, fingerprint, [&] {
-    return std::make_shared<RequestStream>(next_key_.fetch_add(1), request_id, fingerprint,
-                                           context_.stream);
-  });
-  if (!found.ok()) {
-    writer->Abort(found.status());
-    return call;
-  }
-  const std::shared_ptr<RequestStream> stream = found->stream;
   const Deadline deadline = DeadlineOf(*context, request);
-  writer->Attach(stream);
-  stream->Attach(writer, deadline.at, deadline.name);
+  std::shared_ptr<RequestStream> stream;
+  bool is_new = false;
+  for (bool attached = false; !attached;) {
+    auto found = context_.streams->FindOrMake(request_id, fingerprint, [&] {
+      return std::make_shared<RequestStream>(next_key_.fetch_add(1), request_id, fingerprint,
+                                             context_.stream);
+    });
+    if (!found.ok()) return refuse(found.status());
+    call->Hold(std::move(found->slot));
+    stream = std::move(found->stream);
+    is_new = found->is_new;
+    writer->Attach(stream);
+    // One that has failed since it was found is none to join: the table makes another.
+    attached = stream->Attach(writer, ResumeOf(request), deadline.at, deadline.name);
+  }
   // A client that went away before this line was told of a stream that did not know it yet.
-  if (writer->is_aborted()) {
-    stream->ClientGone(writer.get());
-    return call;
-  }
-  if (!found->is_new) {
-    writer->Kick();
-    return call;
-  }
+  if (writer->is_aborted()) stream->ClientGone(writer.get());
+  // Nobody else begins a new request, though another client may have taken it over already.
+  if (!is_new) return call;
   const bool posted = context_.work_pool->Post(
       [this, stream, copy = std::move(request)] { Prepare(copy, stream); });
   if (!posted) stream->End(PoolIsFull());
@@ -188,36 +205,20 @@ grpc::ServerUnaryReactor* InferenceService::OnPool(grpc::CallbackServerContext* 
 
 absl::StatusOr<InferenceService::NamedTokenizer> InferenceService::TokenizerOf(
     const std::string& name) const {
-  std::shared_ptr<const ServedModel> model;
-  uint32_t vocabulary_size = 0;
-  std::set<std::string> names;
-  for (const WorkerView& view : context_.registry->Views()) {
-    if (view.model == nullptr) continue;
-    names.insert(view.model->name());
-    if (!name.empty() && name != view.model->name()) continue;
-    model = view.model;
-    vocabulary_size = view.info.vocabulary_size();
+  if (absl::Status s = ValidateName(name, "model"); !s.ok()) return s;
+  const std::vector<WorkerView> views = context_.registry->Views();
+  const auto found = FindModel(views, name);
+  if (!found.ok()) return found.status();
+  for (const WorkerView& view : views) {
+    if (view.model == nullptr || view.info.model() != *found) continue;
+    if (view.model->tokenizer() == nullptr) {
+      return WithField(
+          absl::FailedPreconditionError(absl::StrCat("the model ", *found, " has no tokenizer")),
+          "model");
+    }
+    return NamedTokenizer{view.model->tokenizer(), view.info.vocabulary_size()};
   }
-  if (names.empty()) {
-    return WithRetryDelay(absl::UnavailableError("no worker serves any model now"), kRetryDelayMs);
-  }
-  const std::string known = absl::StrJoin(names, ", ");
-  if (model == nullptr) {
-    return WithField(
-        absl::NotFoundError(absl::StrCat("there is no model \"", name, "\"; there is: ", known)),
-        "model");
-  }
-  if (name.empty() && names.size() > 1) {
-    return WithField(absl::InvalidArgumentError(
-                         absl::StrCat("model is not set and several are served: ", known)),
-                     "model");
-  }
-  if (model->tokenizer() == nullptr) {
-    return WithField(absl::FailedPreconditionError(
-                         absl::StrCat("the model ", model->name(), " has no tokenizer")),
-                     "model");
-  }
-  return NamedTokenizer{model->tokenizer(), vocabulary_size};
+  return NoWorkerNow(*found);
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
@@ -235,9 +236,16 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
     auto ids = target->tokenizer->Encode(
         request->text(), !request->has_add_special_tokens() || request->add_special_tokens());
     if (!ids.ok()) return WithField(ids.status(), "text");
+    size_t num_bytes = 0;
     for (const uint32_t id : *ids) {
+      std::string token = target->tokenizer->IdToToken(id).value_or("");
+      num_bytes += kMostBytesBesideToken + token.size();
+      if (num_bytes > kMaxPublicMessageBytes) {
+        return AnswerTooLarge("text", absl::StrCat(request->text().size(), " bytes"),
+                              absl::StrCat(ids->size(), " tokens with their spelling"));
+      }
       response->add_token_ids(id);
-      response->add_tokens(target->tokenizer->IdToToken(id).value_or(""));
+      response->add_tokens(std::move(token));
     }
     return absl::OkStatus();
   });
@@ -256,7 +264,11 @@ grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerConte
     }
     const std::vector<uint32_t> ids(request->token_ids().begin(), request->token_ids().end());
     auto text = target->tokenizer->Decode(
-        ids, !request->has_skip_special_tokens() || request->skip_special_tokens());
+        ids, !request->has_skip_special_tokens() || request->skip_special_tokens(),
+        kMaxPublicMessageBytes - kMostBytesBesideToken);
+    if (absl::IsResourceExhausted(text.status())) {
+      return AnswerTooLarge("token_ids", absl::StrCat(ids.size(), " ids"), "their text");
+    }
     if (!text.ok()) return WithField(text.status(), "token_ids");
     response->set_text(*std::move(text));
     return absl::OkStatus();
@@ -275,30 +287,18 @@ grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext* context,
                                                      const v1::GetModelRequest* request,
                                                      v1::Model* response) {
-  std::vector<std::string> names;
-  const std::vector<v1::Model> models = ListServedModels(context_.registry->Views());
-  for (const v1::Model& model : models) {
-    names.push_back(model.id());
-    const bool is_only_one = request->model().empty() && models.size() == 1;
-    if (model.id() != request->model() && !is_only_one) continue;
+  if (absl::Status s = ValidateName(request->model(), "model"); !s.ok()) {
+    return FinishNow(context, s);
+  }
+  const std::vector<WorkerView> views = context_.registry->Views();
+  const auto found = FindModel(views, request->model());
+  if (!found.ok()) return FinishNow(context, found.status());
+  for (const v1::Model& model : ListServedModels(views)) {
+    if (model.id() != *found) continue;
     *response = model;
     return FinishNow(context, absl::OkStatus());
   }
-  absl::Status status;
-  const std::string known = absl::StrJoin(names, ", ");
-  if (names.empty()) {
-    status =
-        WithRetryDelay(absl::UnavailableError("no worker serves any model now"), kRetryDelayMs);
-  } else if (request->model().empty()) {
-    status = WithField(absl::InvalidArgumentError(
-                           absl::StrCat("model is not set and several are served: ", known)),
-                       "model");
-  } else if (status = ValidateName(request->model(), "model"); status.ok()) {
-    status = WithField(absl::NotFoundError(absl::StrCat("there is no model \"", request->model(),
-                                                        "\"; there is: ", known)),
-                       "model");
-  }
-  return FinishNow(context, status);
+  return FinishNow(context, NoWorkerNow(*found));
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetLoad(grpc::CallbackServerContext* context,

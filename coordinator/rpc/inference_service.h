@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include <quire/v1/inference.grpc.pb.h>
@@ -14,6 +15,9 @@
 
 namespace quire {
 
+// Of a message of the public service, in either direction.
+inline constexpr size_t kMaxPublicMessageBytes = 4 << 20;
+
 // quire.v1.Inference: the thin edge over streams, placement and models. Thread safe.
 class InferenceService final
     : public v1::Inference::WithRawCallbackMethod_Generate<v1::Inference::CallbackService> {
@@ -24,6 +28,8 @@ class InferenceService final
     StreamTable* streams;
     WorkPool* work_pool;
     RequestStream::Context stream;
+    // A Generate call that never became a request; its record has the id and the status alone.
+    std::function<void(const RequestRecord&)> on_refused;  // may be null
   };
   explicit InferenceService(const Context& context);
 

@@ -5,29 +5,45 @@
 
 namespace quire {
 
-absl::StatusOr<ChoiceOutput> ChoiceOutput::Create(uint32_t choice,
-                                                  const std::shared_ptr<const Tokenizer>& tokenizer,
-                                                  absl::Span<const uint32_t> prompt,
-                                                  const v1::ResolvedParameters& parameters) {
-  ChoiceOutput output;
-  output.wants_logprobs_ = parameters.has_logprobs();
-  // They come with choice 0, for the prompt tokens after the first.
-  if (parameters.has_prompt_logprobs() && choice == 0) {
-    output.num_wanted_prompt_logprobs_ = prompt.size() - 1;
-  }
-  if (tokenizer == nullptr) return output;
+absl::StatusOr<std::vector<ChoiceOutput>> ChoiceOutput::CreateAll(
+    const std::shared_ptr<const Tokenizer>& tokenizer, absl::Span<const uint32_t> prompt,
+    const v1::ResolvedParameters& parameters) {
   StreamDetokenizer::Options options;
   options.stop_strings.assign(parameters.stop_strings().begin(), parameters.stop_strings().end());
   options.include_stop_in_output = parameters.include_stop_in_output();
-  output.stop_strings_ = options.stop_strings;
-  auto detokenizer = StreamDetokenizer::Create(tokenizer, prompt, std::move(options));
-  if (!detokenizer.ok()) return detokenizer.status();
-  output.detokenizer_ = *std::move(detokenizer);
-  return output;
+  std::unique_ptr<StreamDetokenizer> start;
+  if (tokenizer != nullptr) {
+    auto created = StreamDetokenizer::Create(tokenizer, prompt, options);
+    if (!created.ok()) return created.status();
+    start = *std::move(created);
+  }
+  std::vector<ChoiceOutput> outputs;
+  for (uint32_t i = 0; i < parameters.n(); ++i) {
+    ChoiceOutput output;
+    output.wants_logprobs_ = parameters.has_logprobs();
+    // They come with choice 0, for the prompt tokens after the first.
+    if (parameters.has_prompt_logprobs() && i == 0) {
+      output.num_wanted_prompt_logprobs_ = prompt.size() - 1;
+    }
+    if (start != nullptr) {
+      auto clone = start->Clone();
+      if (!clone.ok()) return clone.status();
+      output.detokenizer_ = *std::move(clone);
+      output.stop_strings_ = options.stop_strings;
+    }
+    outputs.push_back(std::move(output));
+  }
+  return outputs;
+}
+
+void ChoiceOutput::ReleaseDetokenizer() {
+  detokenizer_.reset();
+  std::vector<std::string>().swap(stop_strings_);
 }
 
 void ChoiceOutput::Stop(const StreamDetokenizer::StopMatch& match) {
   matched_stop_ = stop_strings_[match.stop_string];
+  ReleaseDetokenizer();
   ids_.resize(std::min<size_t>(ids_.size(), match.num_tokens));
   text_ends_.resize(ids_.size());
   if (logprobs_.size() > ids_.size()) logprobs_.resize(ids_.size());
@@ -54,18 +70,18 @@ absl::StatusOr<bool> ChoiceOutput::Append(absl::Span<const uint32_t> ids) {
   return false;
 }
 
-absl::StatusOr<bool> ChoiceOutput::Flush() {
+absl::StatusOr<bool> ChoiceOutput::Flush(bool aborted) {
   if (detokenizer_ == nullptr || stopped()) return false;
   auto update = detokenizer_->Finish();
+  if (update.ok() && update->stop.has_value() && !aborted) Stop(*update->stop);
+  ReleaseDetokenizer();
   if (!update.ok()) return update.status();
   text_ += update->text;
-  if (!update->stop.has_value()) return false;
-  Stop(*update->stop);
-  return true;
+  return stopped();
 }
 
 size_t ChoiceOutput::num_bytes() const {
-  size_t bytes = 8 * ids_.size() + text_.size();
+  size_t bytes = 8 * ids_.size() + text_.size() + matched_stop_.value_or("").size();
   for (const auto* entries : {&logprobs_, &prompt_logprobs_}) {
     for (const v1::TokenLogprobs& entry : *entries) bytes += entry.SpaceUsedLong();
   }

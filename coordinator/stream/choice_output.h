@@ -20,18 +20,20 @@ namespace quire {
 // safe.
 class ChoiceOutput {
  public:
-  // Choice number `choice` of a request. Without a tokenizer there is no text.
-  static absl::StatusOr<ChoiceOutput> Create(uint32_t choice,
-                                             const std::shared_ptr<const Tokenizer>& tokenizer,
-                                             absl::Span<const uint32_t> prompt,
-                                             const v1::ResolvedParameters& parameters);
+  // The choices of a request, parameters.n() of them. Without a tokenizer there is no text. Takes
+  // as long as it takes to decode the prompt.
+  static absl::StatusOr<std::vector<ChoiceOutput>> CreateAll(
+      const std::shared_ptr<const Tokenizer>& tokenizer, absl::Span<const uint32_t> prompt,
+      const v1::ResolvedParameters& parameters);
 
   // Takes the next tokens. True: they completed a stop string. The tokens after it are dropped
   // then, and further ones ignored.
   absl::StatusOr<bool> Append(absl::Span<const uint32_t> ids);
 
-  // The choice has ended: releases the text that was held back. It may complete a stop string.
-  absl::StatusOr<bool> Flush();
+  // The choice has ended: releases the text that was held back, and what made text of tokens. True:
+  // that text completed a stop string. With `aborted` none is looked for, since the tokens that did
+  // not come could have made other text of the bytes that waited.
+  absl::StatusOr<bool> Flush(bool aborted);
 
   uint32_t num_tokens() const { return static_cast<uint32_t>(ids_.size()); }
   const std::vector<uint32_t>& ids() const { return ids_; }
@@ -78,8 +80,9 @@ class ChoiceOutput {
     return num_tokens == 0 ? 0 : text_ends_[num_tokens - 1];
   }
   void Stop(const StreamDetokenizer::StopMatch& match);
+  void ReleaseDetokenizer();
 
-  std::unique_ptr<StreamDetokenizer> detokenizer_;  // null without a tokenizer
+  std::unique_ptr<StreamDetokenizer> detokenizer_;  // null without a tokenizer and at the end
   std::vector<std::string> stop_strings_;
   std::vector<uint32_t> ids_;
   std::string text_;

@@ -12,8 +12,6 @@ namespace {
 
 // A notice says that timing changed, so those beyond this many say nothing new.
 constexpr size_t kMaxNotices = 64;
-// Tokens of one Delta. Keeps messages with 20 alternatives a token well below the limit.
-constexpr uint32_t kMaxTokensPerDelta = 4096;
 
 }  // namespace
 
@@ -26,36 +24,62 @@ RequestStream::RequestStream(uint64_t key, std::string request_id, std::string f
       received_at_(SteadyMicros()) {}
 
 void RequestStream::Carry(const Effects& effects) {
-  if (effects.cancel_timer != 0) context_.timers->Cancel(effects.cancel_timer);
+  for (const TimerQueue::Id timer : effects.cancel_timers) {
+    if (timer != 0) context_.timers->Cancel(timer);
+  }
   if (effects.link != nullptr) {
     for (const worker::v1::Cancel& cancel : effects.cancels) effects.link->Cancel(cancel);
   }
   if (effects.ended.has_value()) context_.on_end(*this, *effects.ended);
+  for (const auto& [client, status] : effects.aborts) client->Abort(status);
   if (effects.kick != nullptr) effects.kick->Kick();
 }
 
-// --- The client
-// -----------------------------------------------------------------------------------------
+// --- The client ---
 
-void RequestStream::Attach(std::shared_ptr<ClientSink> client, std::optional<int64_t> deadline,
-                           const std::string& deadline_name) {
-  std::shared_ptr<ClientSink> superseded;
-  TimerQueue::Id old_timer;
+bool RequestStream::Attach(std::shared_ptr<ClientSink> sink, ResumeTokens resume,
+                           std::optional<int64_t> deadline, const std::string& deadline_name) {
+  Effects effects;
   {
     MutexLock lock(mutex_);
-    superseded = std::exchange(client_, std::move(client));
-    old_timer = std::exchange(deadline_timer_, 0);
-    ++num_clients_;
-    if (deadline.has_value() && !ended_.has_value()) {
-      deadline_timer_ = context_.timers->Schedule(
-          *deadline, [stream = weak_from_this(), deadline_name, client_number = num_clients_] {
-            if (const auto locked = stream.lock()) locked->OnDeadline(client_number, deadline_name);
+    if (num_clients_ > 0 && output_.ended.has_value() && !output_.ended->ok()) return false;
+    Client client;
+    client.sink = std::move(sink);
+    client.resume = std::move(resume);
+    client.number = ++num_clients_;
+    if (deadline.has_value() && !output_.ended.has_value()) {
+      client.deadline_timer = context_.timers->Schedule(
+          *deadline, [stream = weak_from_this(), deadline_name, number = client.number] {
+            if (const auto locked = stream.lock()) locked->OnDeadline(number, deadline_name);
           });
     }
+    waiting_.push_back(std::move(client));
+    AdmitWaiting(&effects);
   }
-  if (old_timer != 0) context_.timers->Cancel(old_timer);
-  if (superseded != nullptr) {
-    superseded->Abort(absl::AbortedError("superseded: another call took this request over"));
+  Carry(effects);
+  return true;
+}
+
+void RequestStream::AdmitWaiting(Effects* effects) {
+  std::vector<Client> waiting = std::exchange(waiting_, {});
+  for (Client& client : waiting) {
+    if (client_.sink != nullptr) {
+      if (output_.IsBehind(client.resume)) {
+        waiting_.push_back(std::move(client));
+        continue;
+      }
+      if (absl::Status status = output_.CheckResume(client.resume); !status.ok()) {
+        effects->aborts.emplace_back(client.sink, std::move(status));
+        effects->cancel_timers.push_back(client.deadline_timer);
+        continue;
+      }
+      effects->aborts.emplace_back(
+          client_.sink, absl::AbortedError("superseded: another call took this request over"));
+      effects->cancel_timers.push_back(client_.deadline_timer);
+    }
+    client_ = std::move(client);
+    client_.resume.clear();
+    effects->kick = client_.sink;
   }
 }
 
@@ -63,172 +87,94 @@ void RequestStream::OnDeadline(uint64_t client_number, const std::string& name) 
   Effects effects;
   {
     MutexLock lock(mutex_);
-    if (client_number != num_clients_) return;  // another client came while the timer ran out
-    size_t num_tokens = 0;
-    for (const ChoiceOutput& choice : choices_) num_tokens += choice.num_tokens();
-    EndLocked(absl::DeadlineExceededError(
-                  absl::StrCat(name, " passed: ", first_token_at_ < 0 ? "queued" : "running", ", ",
-                               num_tokens, " tokens out")),
-              &effects);
+    const char* place = !output_.accepted.has_value() ? "queued"
+                        : first_token_at_ < 0 ? "queued or in prefill, before its first token"
+                                              : "running";
+    const absl::Status status = absl::DeadlineExceededError(absl::StrCat(
+        name, " passed: ", place, ", ", output_.num_tokens() - num_resumed_tokens_, " tokens out"));
+    const auto waiting = std::find_if(
+        waiting_.begin(), waiting_.end(),
+        [client_number](const Client& client) { return client.number == client_number; });
+    if (client_.number == client_number) {
+      EndLocked(status, &effects);
+    } else if (waiting != waiting_.end()) {
+      effects.aborts.emplace_back(waiting->sink, status);
+      waiting_.erase(waiting);
+    }
   }
   Carry(effects);
 }
 
-void RequestStream::ClientGone(const ClientSink* client) {
+void RequestStream::ClientGone(const ClientSink* sink) {
   Effects effects;
   {
     MutexLock lock(mutex_);
-    if (client_.get() != client) return;
-    client_.reset();
-    EndLocked(absl::CancelledError("the client went away"), &effects);
+    if (client_.sink.get() == sink) {
+      effects.cancel_timers.push_back(client_.deadline_timer);
+      client_ = Client();
+      AdmitWaiting(&effects);
+      if (client_.sink == nullptr) {
+        EndLocked(absl::CancelledError("the client went away"), &effects);
+      }
+    } else {
+      std::erase_if(waiting_, [&](const Client& client) {
+        if (client.sink.get() != sink) return false;
+        effects.cancel_timers.push_back(client.deadline_timer);
+        return true;
+      });
+    }
   }
   Carry(effects);
-}
-
-bool RequestStream::IsBehind(const Cursor& cursor) const {
-  if (ended_.has_value()) return false;
-  for (size_t i = 0; i < cursor.resume.size() && i < choices_.size(); ++i) {
-    if (cursor.resume[i].size() > choices_[i].num_tokens() && !choices_[i].finished.has_value()) {
-      return true;
-    }
-  }
-  return false;
-}
-
-absl::Status RequestStream::CheckResume(Cursor* cursor) {
-  cursor->resume_checked = true;
-  cursor->next_index.assign(choices_.size(), 0);
-  cursor->finish_sent.assign(choices_.size(), false);
-  for (size_t i = 0; i < cursor->resume.size() && i < choices_.size(); ++i) {
-    const std::vector<uint32_t>& theirs = cursor->resume[i];
-    const std::vector<uint32_t>& ours = choices_[i].ids();
-    const size_t common = std::min(theirs.size(), ours.size());
-    const auto difference =
-        std::mismatch(theirs.begin(), theirs.begin() + common, ours.begin()).first - theirs.begin();
-    if (static_cast<size_t>(difference) < common) {
-      return WithField(
-          absl::InvalidArgumentError(absl::StrCat(
-              "resume.choices[", i, "].emitted_token_ids[", difference, "] is ", theirs[difference],
-              "; the request emitted ", ours[difference], " there")),
-          absl::StrCat("resume.choices[", i, "].emitted_token_ids"));
-    }
-    if (theirs.size() > ours.size()) {
-      return WithField(absl::InvalidArgumentError(absl::StrCat(
-                           "resume.choices[", i, "].emitted_token_ids has ", theirs.size(),
-                           " tokens; the request ended after ", ours.size())),
-                       absl::StrCat("resume.choices[", i, "].emitted_token_ids"));
-    }
-    cursor->next_index[i] = static_cast<uint32_t>(theirs.size());
-  }
-  cursor->resume.clear();
-  return absl::OkStatus();
 }
 
 RequestStream::Taken RequestStream::Take(Cursor* cursor, v1::GenerateEvent* event,
                                          absl::Status* status) {
   MutexLock lock(mutex_);
-  event->Clear();
-  if (!accepted_.has_value()) {
-    if (!ended_.has_value()) return Taken::kNothing;
-    *status = *ended_;
-    return Taken::kEnd;
-  }
-  if (!cursor->resume_checked) {
-    if (IsBehind(*cursor)) return Taken::kNothing;
-    if (*status = CheckResume(cursor); !status->ok()) return Taken::kEnd;
-  }
-  if (!cursor->accepted_sent) {
-    cursor->accepted_sent = true;
-    *event->mutable_accepted() = *accepted_;
-    return Taken::kEvent;
-  }
-  if (cursor->notices_sent < notices_.size()) {
-    *event->mutable_notice() = notices_[cursor->notices_sent++];
-    return Taken::kEvent;
-  }
-  if (TakePromptLogprobs(cursor, event) || TakeDelta(cursor, event) || TakeFinish(cursor, event)) {
-    return Taken::kEvent;
-  }
-  if (!ended_.has_value()) return Taken::kNothing;
-  *status = *ended_;
-  return Taken::kEnd;
+  return output_.Take(cursor, event, status);
 }
 
-bool RequestStream::TakePromptLogprobs(Cursor* cursor, v1::GenerateEvent* event) {
-  // A client that has tokens of choice 0 had these before them.
-  if (choices_.empty() || cursor->next_index[0] > 0) return false;
-  const ChoiceOutput& choice = choices_[0];
-  size_t& next = cursor->prompt_logprobs_sent;
-  if (next >= choice.num_prompt_logprobs()) return false;
-  const size_t end = std::min<size_t>(choice.num_prompt_logprobs(), next + kMaxTokensPerDelta);
-  choice.CopyPromptLogprobs(next, end, event->mutable_delta());
-  next = end;
-  return true;
+bool RequestStream::has_failed() const {
+  MutexLock lock(mutex_);
+  return output_.ended.has_value() && !output_.ended->ok();
 }
 
-bool RequestStream::TakeDelta(Cursor* cursor, v1::GenerateEvent* event) {
-  for (uint32_t i = 0; i < choices_.size(); ++i) {
-    const uint32_t number = (cursor->last_choice + 1 + i) % choices_.size();
-    const ChoiceOutput& choice = choices_[number];
-    uint32_t& next = cursor->next_index[number];
-    if (next >= choice.num_sendable()) continue;
-    const uint32_t end = std::min(choice.num_sendable(), next + kMaxTokensPerDelta);
-    v1::Delta& delta = *event->mutable_delta();
-    delta.set_choice(number);
-    choice.CopyTo(next, end, &delta);
-    next = end;
-    cursor->last_choice = number;
-    return true;
-  }
-  return false;
-}
+// --- The request ---
 
-bool RequestStream::TakeFinish(Cursor* cursor, v1::GenerateEvent* event) {
-  for (uint32_t i = 0; i < choices_.size(); ++i) {
-    if (!choices_[i].finished.has_value() || cursor->finish_sent[i]) continue;
-    cursor->finish_sent[i] = true;
-    *event->mutable_finished() = *choices_[i].finished;
-    return true;
-  }
-  return false;
-}
-
-// --- The request
-// ----------------------------------------------------------------------------------------
-
-absl::Status RequestStream::StartChoices() {
-  const v1::ResolvedParameters& parameters = request_.parameters;
-  for (uint32_t i = 0; i < parameters.n(); ++i) {
-    auto choice = ChoiceOutput::Create(i, request_.model->tokenizer(), request_.prompt, parameters);
-    if (!choice.ok()) return choice.status();
-    choices_.push_back(*std::move(choice));
-    if (i >= request_.emitted.size()) continue;
-    const auto stopped = choices_[i].Append(request_.emitted[i]);
+absl::StatusOr<std::vector<ChoiceOutput>> RequestStream::StartChoices(
+    const PreparedRequest& request) {
+  const v1::ResolvedParameters& parameters = request.parameters;
+  auto choices = ChoiceOutput::CreateAll(request.model->tokenizer(), request.prompt, parameters);
+  if (!choices.ok()) return choices.status();
+  for (uint32_t i = 0; i < choices->size() && i < request.emitted.size(); ++i) {
+    ChoiceOutput& choice = (*choices)[i];
+    const auto stopped = choice.Append(request.emitted[i]);
     if (!stopped.ok()) return stopped.status();
-    choices_[i].SkipLogprobs();
+    choice.SkipLogprobs();
     if (!*stopped) continue;
     // A stop string had ended it already.
-    v1::Finished& finished = choices_[i].finished.emplace();
+    v1::Finished& finished = choice.finished.emplace();
     finished.set_choice(i);
     finished.set_reason(v1::Finished::STOP);
-    finished.set_stop_string(choices_[i].matched_stop());
+    finished.set_stop_string(choice.matched_stop());
     finished.set_seed(parameters.seed());
-    finished.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(request_.prompt.size()));
-    finished.mutable_usage()->set_output_tokens(choices_[i].num_tokens());
+    finished.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(request.prompt.size()));
+    finished.mutable_usage()->set_output_tokens(choice.num_tokens());
   }
-  return absl::OkStatus();
+  return choices;
 }
 
 void RequestStream::Begin(PreparedRequest request) {
-  absl::Status started;
+  // Decoding the prompt may take a while: without the lock.
+  auto choices = StartChoices(request);
   {
     MutexLock lock(mutex_);
-    if (ended_.has_value()) return;
+    if (output_.ended.has_value()) return;
     request_ = std::move(request);
-    begun_ = true;
-    started = StartChoices();
+    request_.emitted.clear();
+    if (choices.ok()) output_.choices = *std::move(choices);
+    num_resumed_tokens_ = output_.num_tokens();
   }
-  if (!started.ok()) return End(started);
+  if (!choices.ok()) return End(choices.status());
   PlaceAndSubmit();
 }
 
@@ -241,7 +187,7 @@ worker::v1::Submit RequestStream::MakeSubmit() const {
   *submit.mutable_parameters() = request_.parameters;
   submit.set_cache_salt(request_.cache_salt);
   submit.set_tenant(request_.tenant);
-  for (const ChoiceOutput& choice : choices_) {
+  for (const ChoiceOutput& choice : output_.choices) {
     submit.add_emitted()->mutable_emitted_token_ids()->Add(choice.ids().begin(),
                                                            choice.ids().end());
     submit.add_choice_finished(choice.finished.has_value());
@@ -256,15 +202,15 @@ worker::v1::Submit RequestStream::MakeSubmit() const {
 
 void RequestStream::Accept(const WorkerView& view) {
   worker_name_ = view.info.name();
-  if (accepted_.has_value()) {
-    if (notices_.size() < kMaxNotices) {
-      v1::Notice& notice = notices_.emplace_back();
+  if (output_.accepted.has_value()) {
+    if (output_.notices.size() < kMaxNotices) {
+      v1::Notice& notice = output_.notices.emplace_back();
       notice.set_kind(v1::Notice::MIGRATED);
       notice.set_why(absl::StrCat("the worker had no room; the request runs on ", worker_name_));
     }
     return;
   }
-  v1::Accepted& accepted = accepted_.emplace();
+  v1::Accepted& accepted = output_.accepted.emplace();
   accepted.set_request_id(request_id_);
   *accepted.mutable_parameters() = request_.parameters;
   accepted.set_prompt_token_count(static_cast<uint32_t>(request_.prompt.size()));
@@ -275,9 +221,11 @@ void RequestStream::Accept(const WorkerView& view) {
 void RequestStream::PlaceAndSubmit() {
   for (;;) {
     Placement placement;
+    Effects cancelled;
     {
       MutexLock lock(mutex_);
-      if (ended_.has_value()) return;
+      if (output_.ended.has_value()) return;
+      if (cancelling_) EndLocked(error_, &cancelled);
       placement.model = request_.model->name();
       placement.engine = request_.engine;
       placement.worker = request_.worker;
@@ -287,6 +235,7 @@ void RequestStream::PlaceAndSubmit() {
       placement.num_choices = request_.parameters.n();
       placement.refused = refused_;
     }
+    if (cancelled.ended.has_value()) return Carry(cancelled);
     auto placed = context_.placer->Place(placement);
     if (!placed.ok()) return End(placed.status());
     const std::shared_ptr<WorkerLink> link = *placed;
@@ -295,14 +244,14 @@ void RequestStream::PlaceAndSubmit() {
     bool complete = false;
     {
       MutexLock lock(mutex_);
-      if (ended_.has_value()) return;
+      if (output_.ended.has_value()) return;
       ++attempt_;
       link_ = link;
       Accept(link->View());
       submit = MakeSubmit();
-      complete = std::all_of(choices_.begin(), choices_.end(), [](const ChoiceOutput& choice) {
-        return choice.finished.has_value();
-      });
+      complete =
+          std::all_of(output_.choices.begin(), output_.choices.end(),
+                      [](const ChoiceOutput& choice) { return choice.finished.has_value(); });
     }
     if (complete) return End(absl::OkStatus());  // what was emitted had ended every choice
     if (!link->Submit(std::move(submit), shared_from_this())) {
@@ -314,8 +263,9 @@ void RequestStream::PlaceAndSubmit() {
     Effects effects;
     {
       MutexLock lock(mutex_);
-      if (ended_.has_value() || cancelling_) CancelAtWorker(std::nullopt, &effects);
-      effects.kick = client_;
+      if (output_.ended.has_value() || cancelling_) CancelAtWorker(std::nullopt, &effects);
+      effects.kick = client_.sink;
+      AdmitWaiting(&effects);
     }
     return Carry(effects);
   }
@@ -327,7 +277,7 @@ void RequestStream::CancelAtWorker(std::optional<uint32_t> choice, Effects* effe
   cancel.set_key(key_);
   if (!choice.has_value()) return;
   cancel.set_choice(*choice);
-  cancel.set_stop_index(choices_[*choice].num_tokens());
+  cancel.set_stop_index(output_.choices[*choice].num_tokens());
 }
 
 RequestRecord RequestStream::MakeRecord(const absl::Status& status) const {
@@ -337,9 +287,9 @@ RequestRecord RequestStream::MakeRecord(const absl::Status& status) const {
   record.worker = worker_name_;
   record.tenant = request_.tenant;
   record.status = status;
-  record.choices = static_cast<uint32_t>(choices_.size());
+  record.choices = static_cast<uint32_t>(output_.choices.size());
   record.prompt_tokens = static_cast<uint32_t>(request_.prompt.size());
-  for (const ChoiceOutput& choice : choices_) {
+  for (const ChoiceOutput& choice : output_.choices) {
     record.output_tokens += choice.num_tokens();
     if (choice.finished.has_value())
       record.cached_tokens += choice.finished->usage().cached_tokens();
@@ -349,36 +299,48 @@ RequestRecord RequestStream::MakeRecord(const absl::Status& status) const {
   return record;
 }
 
-void RequestStream::AbortChoice(uint32_t choice) {
-  v1::Finished& finished = choices_[choice].finished.emplace();
-  finished.set_choice(choice);
-  finished.set_reason(v1::Finished::ABORTED);
+v1::Finished& RequestStream::FinishChoice(uint32_t number, v1::Finished::Reason reason) {
+  ChoiceOutput& choice = output_.choices[number];
+  v1::Finished& finished = choice.finished.emplace();
+  finished.set_choice(number);
+  finished.set_reason(choice.stopped() ? v1::Finished::STOP : reason);
+  if (choice.stopped()) finished.set_stop_string(choice.matched_stop());
+  finished.set_text(choice.tail());
   finished.set_seed(request_.parameters.seed());
+  return finished;
+}
+
+void RequestStream::AbortChoice(uint32_t number) {
+  ChoiceOutput& choice = output_.choices[number];
+  // Without its last text if that fails: the request has failed anyway.
+  choice.Flush(/*aborted=*/true).IgnoreError();
+  v1::Finished& finished = FinishChoice(number, v1::Finished::ABORTED);
   finished.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(request_.prompt.size()));
-  finished.mutable_usage()->set_output_tokens(choices_[choice].num_tokens());
+  finished.mutable_usage()->set_output_tokens(choice.num_tokens());
   if (first_token_at_ >= 0) {
     finished.mutable_timings()->set_first_token_ms((first_token_at_ - received_at_) / 1e3);
   }
 }
 
 void RequestStream::EndLocked(const absl::Status& status, Effects* effects) {
-  if (ended_.has_value()) return;
+  if (output_.ended.has_value()) return;
   bool is_running = false;
-  for (uint32_t i = 0; i < choices_.size(); ++i) {
-    if (choices_[i].finished.has_value()) continue;
+  for (uint32_t i = 0; i < output_.choices.size(); ++i) {
+    if (output_.choices[i].finished.has_value()) continue;
     AbortChoice(i);
     is_running = true;
   }
   if (is_running && link_ != nullptr) CancelAtWorker(std::nullopt, effects);
-  ended_ = status;
+  output_.ended = status;
   effects->ended = MakeRecord(status);
   request_.model.reset();  // a stream that is kept for retries does not keep the model
-  effects->kick = client_;
-  effects->cancel_timer = std::exchange(deadline_timer_, 0);
+  effects->kick = client_.sink;
+  effects->cancel_timers.push_back(std::exchange(client_.deadline_timer, 0));
+  AdmitWaiting(effects);
 }
 
 void RequestStream::EndIfComplete(Effects* effects) {
-  for (const ChoiceOutput& choice : choices_) {
+  for (const ChoiceOutput& choice : output_.choices) {
     if (!choice.finished.has_value()) return;
   }
   EndLocked(error_, effects);
@@ -397,7 +359,7 @@ void RequestStream::Cancel() {
   Effects effects;
   {
     MutexLock lock(mutex_);
-    if (ended_.has_value() || cancelling_) return;
+    if (output_.ended.has_value() || cancelling_) return;
     const absl::Status status = absl::CancelledError("cancelled by a Cancel call");
     if (link_ == nullptr) {
       EndLocked(status, &effects);
@@ -413,13 +375,13 @@ void RequestStream::Cancel() {
 size_t RequestStream::num_bytes() const {
   MutexLock lock(mutex_);
   size_t bytes = sizeof(RequestStream) + 4 * request_.prompt.size() +
-                 2 * request_.parameters.SpaceUsedLong();  // accepted_ has them too
-  for (const ChoiceOutput& choice : choices_) bytes += sizeof(ChoiceOutput) + choice.num_bytes();
+                 2 * request_.parameters.SpaceUsedLong();  // output_.accepted has them too
+  for (const ChoiceOutput& choice : output_.choices)
+    bytes += sizeof(ChoiceOutput) + choice.num_bytes();
   return bytes;
 }
 
-// --- What the worker says
-// -------------------------------------------------------------------------------
+// --- What the worker says ---
 
 void RequestStream::OnTokens(uint32_t attempt, uint32_t number, uint32_t first_index,
                              absl::Span<const uint32_t> ids) {
@@ -429,8 +391,9 @@ void RequestStream::OnTokens(uint32_t attempt, uint32_t number, uint32_t first_i
   int64_t gap = -1;
   {
     MutexLock lock(mutex_);
-    if (ended_.has_value() || attempt != attempt_ || number >= choices_.size()) return;
-    ChoiceOutput& choice = choices_[number];
+    if (output_.ended.has_value() || attempt != attempt_ || number >= output_.choices.size())
+      return;
+    ChoiceOutput& choice = output_.choices[number];
     if (choice.finished.has_value() || choice.stopped()) return;
     if (first_index > choice.num_tokens()) {
       EndLocked(absl::InternalError(absl::StrCat("worker ", worker_name_, " skipped from token ",
@@ -462,40 +425,36 @@ void RequestStream::OnTokens(uint32_t attempt, uint32_t number, uint32_t first_i
 
 void RequestStream::OnLogprobs(const worker::v1::EntryLogprobs& logprobs) {
   MutexLock lock(mutex_);
-  if (ended_.has_value() || logprobs.choice() >= choices_.size()) return;
-  ChoiceOutput& choice = choices_[logprobs.choice()];
+  if (output_.ended.has_value() || logprobs.choice() >= output_.choices.size()) return;
+  ChoiceOutput& choice = output_.choices[logprobs.choice()];
   choice.AddLogprobs(logprobs.first_index(), logprobs.output());
   choice.AddPromptLogprobs(logprobs.first_prompt_position(), logprobs.prompt());
 }
 
 void RequestStream::OnNotice(const v1::Notice& notice) {
   MutexLock lock(mutex_);
-  if (!ended_.has_value() && notices_.size() < kMaxNotices) notices_.push_back(notice);
+  if (!output_.ended.has_value() && output_.notices.size() < kMaxNotices)
+    output_.notices.push_back(notice);
 }
 
 void RequestStream::OnFinish(const worker::v1::Finish& finish) {
   Effects effects;
   {
     MutexLock lock(mutex_);
-    if (ended_.has_value() || finish.attempt() != attempt_ || finish.choice() >= choices_.size())
+    if (output_.ended.has_value() || finish.attempt() != attempt_ ||
+        finish.choice() >= output_.choices.size())
       return;
-    ChoiceOutput& choice = choices_[finish.choice()];
+    ChoiceOutput& choice = output_.choices[finish.choice()];
     if (choice.finished.has_value()) return;
-    const auto flushed = choice.Flush();
-    v1::Finished& finished = choice.finished.emplace();
-    finished.set_choice(finish.choice());
-    finished.set_reason(finish.reason());
+    const auto flushed = choice.Flush(finish.reason() == v1::Finished::ABORTED);
+    v1::Finished& finished = FinishChoice(finish.choice(), finish.reason());
     *finished.mutable_usage() = finish.usage();
     *finished.mutable_timings() = finish.timings();
-    finished.set_seed(request_.parameters.seed());
     if (choice.stopped()) {
-      finished.set_reason(v1::Finished::STOP);
-      finished.set_stop_string(choice.matched_stop());
       finished.mutable_usage()->set_output_tokens(choice.num_tokens());
     } else if (finish.has_stop_token_id()) {
       finished.set_stop_token_id(finish.stop_token_id());
     }
-    finished.set_text(choice.tail());
     if (first_token_at_ >= 0) {
       finished.mutable_timings()->set_first_token_ms((first_token_at_ - received_at_) / 1e3);
     }
@@ -516,35 +475,38 @@ void RequestStream::OnFinish(const worker::v1::Finish& finish) {
 }
 
 void RequestStream::OnRejected(uint32_t attempt, const absl::Status& status) {
+  // Its queue had filled up, or it began to drain: another worker may have room.
+  const bool try_another = absl::IsResourceExhausted(status) || absl::IsUnavailable(status);
+  Effects effects;
   {
     MutexLock lock(mutex_);
-    if (ended_.has_value() || attempt != attempt_) return;
+    if (output_.ended.has_value() || attempt != attempt_) return;
     if (link_ != nullptr) refused_.insert(link_->number());
     link_ = nullptr;
+    if (cancelling_ || !try_another) EndLocked(cancelling_ ? error_ : status, &effects);
   }
-  // Its queue had filled up, or it began to drain: another worker may have room.
-  if (absl::IsResourceExhausted(status) || absl::IsUnavailable(status)) return PlaceAndSubmit();
-  End(status);
+  effects.ended.has_value() ? Carry(effects) : PlaceAndSubmit();
 }
 
 void RequestStream::OnWorkerLost(uint32_t attempt, const absl::Status& status) {
   Effects effects;
   {
     MutexLock lock(mutex_);
-    if (ended_.has_value() || attempt != attempt_) return;
+    if (output_.ended.has_value() || attempt != attempt_) return;
     link_ = nullptr;
-    EndLocked(WithRetryDelay(status, kRetryDelayMs), &effects);
+    EndLocked(cancelling_ ? error_ : WithRetryDelay(status, kRetryDelayMs), &effects);
   }
   Carry(effects);
 }
 
 void RequestStream::OnMessageEnd() {
-  std::shared_ptr<ClientSink> client;
+  Effects effects;
   {
     MutexLock lock(mutex_);
-    client = client_;
+    effects.kick = client_.sink;
+    AdmitWaiting(&effects);
   }
-  if (client != nullptr) client->Kick();
+  Carry(effects);
 }
 
 }  // namespace quire

@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <quire/v1/inference.pb.h>
@@ -14,6 +15,7 @@
 #include "common/mutex.h"
 #include "coordinator/registry/placer.h"
 #include "coordinator/stream/choice_output.h"
+#include "coordinator/stream/stream_output.h"
 #include "coordinator/stream/timer_queue.h"
 #include "coordinator/worker_client/token_receiver.h"
 
@@ -39,8 +41,8 @@ struct PreparedRequest {
   v1::ResolvedParameters parameters;
   std::string cache_salt;
   std::string tenant;
-  uint32_t queue_timeout_ms = 0;               // 0: none
-  std::vector<std::vector<uint32_t>> emitted;  // an entry a choice; missing ones are empty
+  uint32_t queue_timeout_ms = 0;  // 0: none
+  ResumeTokens emitted;
 };
 
 // What a log line and the metrics say of a request that has ended.
@@ -82,33 +84,28 @@ class RequestStream final : public TokenReceiver,
   // Of the request's body, without what may differ between tries.
   const std::string& fingerprint() const { return fingerprint_; }
 
-  // --- The client
-  // -----------------------------------------------------------------------------------
+  // --- The client ---
 
-  // Where a client is in the stream.
-  struct Cursor {
-    std::vector<std::vector<uint32_t>> resume;  // the tokens it has, an entry a choice
-    bool resume_checked = false;
-    bool accepted_sent = false;
-    size_t notices_sent = 0;
-    size_t prompt_logprobs_sent = 0;
-    std::vector<uint32_t> next_index;  // by choice
-    std::vector<bool> finish_sent;
-    uint32_t last_choice = 0;
-  };
-  // Serves this client from now on; the one before is told ABORTED. `deadline` (steady,
-  // microseconds) ends the request; `deadline_name` says which limit that is.
-  void Attach(std::shared_ptr<ClientSink> client, std::optional<int64_t> deadline,
-              const std::string& deadline_name);
-  // The client went away: cancels the request, unless another client has taken it over.
-  void ClientGone(const ClientSink* client);
+  using Cursor = StreamCursor;
+  using Taken = StreamOutput::Taken;
 
-  enum class Taken { kNothing, kEvent, kEnd };
+  // Serves this client from now on; the one before is told ABORTED. A client that has tokens
+  // already waits until the stream has them too, and the one before is served meanwhile: if they
+  // differ, the new one is told INVALID_ARGUMENT, and the request is none of its own. Where no
+  // client is served, the new one does not wait. `deadline` (steady, microseconds; `deadline_name`
+  // says which limit that is) ends the request, or the waiting of a client that waits still.
+  //
+  // False, and nothing is done: the request has failed, as other clients were told.
+  [[nodiscard]] bool Attach(std::shared_ptr<ClientSink> sink, ResumeTokens resume,
+                            std::optional<int64_t> deadline, const std::string& deadline_name);
+  // The client went away. The request goes on with one that waits; without any it is cancelled.
+  // Does nothing for a client that has been superseded.
+  void ClientGone(const ClientSink* sink);
+
   // The next event for a client at `cursor`, as large as there is; or the end, with its status.
   Taken Take(Cursor* cursor, v1::GenerateEvent* event, absl::Status* status);
 
-  // --- The request
-  // ----------------------------------------------------------------------------------
+  // --- The request ---
 
   // Places it and sends it off. Ends it if that fails.
   void Begin(PreparedRequest request);
@@ -118,6 +115,8 @@ class RequestStream final : public TokenReceiver,
   // Ends it with CANCELLED once the worker has said what was used.
   void Cancel();
 
+  // It has ended with another status than OK.
+  bool has_failed() const;
   // Approximate bytes that it holds.
   size_t num_bytes() const;
 
@@ -134,10 +133,17 @@ class RequestStream final : public TokenReceiver,
   // What is left to do when the lock is released.
   struct Effects {
     std::shared_ptr<ClientSink> kick;
+    std::vector<std::pair<std::shared_ptr<ClientSink>, absl::Status>> aborts;
     std::shared_ptr<WorkerLink> link;
     std::vector<worker::v1::Cancel> cancels;
     std::optional<RequestRecord> ended;
-    TimerQueue::Id cancel_timer = 0;
+    std::vector<TimerQueue::Id> cancel_timers;  // 0: none
+  };
+  struct Client {
+    std::shared_ptr<ClientSink> sink;  // null: there is none
+    ResumeTokens resume;               // to be compared, while it waits
+    TimerQueue::Id deadline_timer = 0;
+    uint64_t number = 0;
   };
   void Carry(const Effects& effects);
 
@@ -145,16 +151,15 @@ class RequestStream final : public TokenReceiver,
   worker::v1::Submit MakeSubmit() const QUIRE_REQUIRES(mutex_);
   void Accept(const WorkerView& view) QUIRE_REQUIRES(mutex_);
   void EndLocked(const absl::Status& status, Effects* effects) QUIRE_REQUIRES(mutex_);
-  void AbortChoice(uint32_t choice) QUIRE_REQUIRES(mutex_);
+  void AbortChoice(uint32_t number) QUIRE_REQUIRES(mutex_);
+  // Notes the end of a choice, whose text was flushed: STOP if a stop string ended it, else
+  // `reason`.
+  v1::Finished& FinishChoice(uint32_t number, v1::Finished::Reason reason) QUIRE_REQUIRES(mutex_);
   void EndIfComplete(Effects* effects) QUIRE_REQUIRES(mutex_);
   void CancelAtWorker(std::optional<uint32_t> choice, Effects* effects) QUIRE_REQUIRES(mutex_);
-  absl::Status StartChoices() QUIRE_REQUIRES(mutex_);
-  bool TakePromptLogprobs(Cursor* cursor, v1::GenerateEvent* event) QUIRE_REQUIRES(mutex_);
-  bool TakeDelta(Cursor* cursor, v1::GenerateEvent* event) QUIRE_REQUIRES(mutex_);
-  bool TakeFinish(Cursor* cursor, v1::GenerateEvent* event) QUIRE_REQUIRES(mutex_);
-  // The client has more tokens than the stream, which has yet to make them and be compared.
-  bool IsBehind(const Cursor& cursor) const QUIRE_REQUIRES(mutex_);
-  absl::Status CheckResume(Cursor* cursor) QUIRE_REQUIRES(mutex_);
+  // Serves the clients that wait and whose tokens are the stream's; tells those off whose are not.
+  void AdmitWaiting(Effects* effects) QUIRE_REQUIRES(mutex_);
+  static absl::StatusOr<std::vector<ChoiceOutput>> StartChoices(const PreparedRequest& request);
   void OnDeadline(uint64_t client_number, const std::string& name);
   RequestRecord MakeRecord(const absl::Status& status) const QUIRE_REQUIRES(mutex_);
 
@@ -165,21 +170,18 @@ class RequestStream final : public TokenReceiver,
   const int64_t received_at_;
 
   mutable Mutex mutex_;
-  std::shared_ptr<ClientSink> client_ QUIRE_GUARDED_BY(mutex_);
-  uint64_t num_clients_ QUIRE_GUARDED_BY(mutex_) = 0;  // ever
-  TimerQueue::Id deadline_timer_ QUIRE_GUARDED_BY(mutex_) = 0;
+  Client client_ QUIRE_GUARDED_BY(mutex_);
+  std::vector<Client> waiting_ QUIRE_GUARDED_BY(mutex_);  // to take over, in the order they came
+  uint64_t num_clients_ QUIRE_GUARDED_BY(mutex_) = 0;     // ever
   PreparedRequest request_ QUIRE_GUARDED_BY(mutex_);
-  bool begun_ QUIRE_GUARDED_BY(mutex_) = false;  // request_ is set
-  std::vector<ChoiceOutput> choices_ QUIRE_GUARDED_BY(mutex_);
-  std::optional<v1::Accepted> accepted_ QUIRE_GUARDED_BY(mutex_);
-  std::vector<v1::Notice> notices_ QUIRE_GUARDED_BY(mutex_);   // at most kMaxNotices
+  StreamOutput output_ QUIRE_GUARDED_BY(mutex_);               // at most kMaxNotices notices
+  size_t num_resumed_tokens_ QUIRE_GUARDED_BY(mutex_) = 0;     // the client had them when it began
   std::shared_ptr<WorkerLink> link_ QUIRE_GUARDED_BY(mutex_);  // of the current attempt
   std::string worker_name_ QUIRE_GUARDED_BY(mutex_);
   uint32_t attempt_ QUIRE_GUARDED_BY(mutex_) = 0;
   std::set<WorkerNumber> refused_ QUIRE_GUARDED_BY(mutex_);
   bool cancelling_ QUIRE_GUARDED_BY(mutex_) = false;  // by Cancel
   absl::Status error_ QUIRE_GUARDED_BY(mutex_);       // of the first choice that failed
-  std::optional<absl::Status> ended_ QUIRE_GUARDED_BY(mutex_);
   int64_t first_token_at_ QUIRE_GUARDED_BY(mutex_) = -1;
 };
 

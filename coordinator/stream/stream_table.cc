@@ -28,24 +28,40 @@ absl::StatusOr<StreamTable::Found> StreamTable::FindOrMake(
   } else if (const auto kept = kept_by_id_.find(request_id); kept != kept_by_id_.end()) {
     known = kept->second->stream;
   }
+  // One that has failed is about to leave: who comes now shall not share its end.
+  if (known != nullptr && known->has_failed()) known = nullptr;
   if (known != nullptr) {
-    if (known->fingerprint() == fingerprint) return Found{known, false};
-    return WithField(
-        absl::AlreadyExistsError(absl::StrCat("request_id \"", request_id,
-                                              "\" is in use by a request with another body")),
-        "request_id");
+    if (known->fingerprint() != fingerprint) {
+      return WithField(
+          absl::AlreadyExistsError(absl::StrCat("request_id \"", request_id,
+                                                "\" is in use by a request with another body")),
+          "request_id");
+    }
+    auto slot = TakeSlot(2 * max_open_);
+    if (!slot.ok()) return slot.status();
+    return Found{std::move(known), false, *std::move(slot)};
   }
   if (draining_) {
     return WithRetryDelay(absl::UnavailableError("the coordinator is draining"), kRetryDelayMs);
   }
-  if (live_.size() >= max_live_) {
-    return WithRetryDelay(absl::ResourceExhaustedError(
-                              absl::StrCat(live_.size(), " requests are open, the most allowed")),
-                          kRetryDelayMs);
-  }
+  auto slot = TakeSlot(max_open_);
+  if (!slot.ok()) return slot.status();
   std::shared_ptr<RequestStream> stream = make();
   live_[request_id] = stream;
-  return Found{std::move(stream), true};
+  return Found{std::move(stream), true, *std::move(slot)};
+}
+
+absl::StatusOr<std::shared_ptr<void>> StreamTable::TakeSlot(size_t most) {
+  if (num_open_ >= most) {
+    return WithRetryDelay(absl::ResourceExhaustedError(
+                              absl::StrCat(num_open_, " requests are open, the most allowed")),
+                          kRetryDelayMs);
+  }
+  ++num_open_;
+  return std::shared_ptr<void>(nullptr, [this](void*) {
+    MutexLock lock(mutex_);
+    --num_open_;
+  });
 }
 
 std::shared_ptr<RequestStream> StreamTable::FindLive(const std::string& request_id) const {

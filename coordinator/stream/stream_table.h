@@ -21,14 +21,20 @@ class StreamTable {
   static constexpr int64_t kKeepMicros = 60'000'000;
   static constexpr size_t kKeepBytes = 64 << 20;
 
-  explicit StreamTable(size_t max_live) : max_live_(max_live) {}
+  // `max_open` calls may hold a request each. As many again may be open that take requests over,
+  // since the calls before them may take a while to notice.
+  explicit StreamTable(size_t max_open) : max_open_(max_open) {}
 
   struct Found {
     std::shared_ptr<RequestStream> stream;
     bool is_new = false;
+    // To be held while the call is open: until then its client may have left the request unread,
+    // in memory. The table must outlive it.
+    std::shared_ptr<void> slot;
   };
-  // The stream of that id, made by `make` if there is none. ALREADY_EXISTS: it has another body.
-  // RESOURCE_EXHAUSTED: too many live. UNAVAILABLE: the table is draining.
+  // The stream of that id, made by `make` if there is none that lives or ended well.
+  // ALREADY_EXISTS: it has another body. RESOURCE_EXHAUSTED: too many calls are open. UNAVAILABLE:
+  // the table is draining.
   absl::StatusOr<Found> FindOrMake(const std::string& request_id, const std::string& fingerprint,
                                    const std::function<std::shared_ptr<RequestStream>()>& make);
   // Null if it does not live.
@@ -52,14 +58,17 @@ class StreamTable {
     size_t num_bytes = 0;
   };
   void DropExpired(int64_t now) QUIRE_REQUIRES(mutex_);
+  // RESOURCE_EXHAUSTED if `most` are taken.
+  absl::StatusOr<std::shared_ptr<void>> TakeSlot(size_t most) QUIRE_REQUIRES(mutex_);
 
-  const size_t max_live_;
+  const size_t max_open_;
   mutable Mutex mutex_;
   CondVar idle_;
   absl::flat_hash_map<std::string, std::shared_ptr<RequestStream>> live_ QUIRE_GUARDED_BY(mutex_);
   std::list<Kept> kept_ QUIRE_GUARDED_BY(mutex_);  // oldest first
   absl::flat_hash_map<std::string, std::list<Kept>::iterator> kept_by_id_ QUIRE_GUARDED_BY(mutex_);
   size_t kept_bytes_ QUIRE_GUARDED_BY(mutex_) = 0;
+  size_t num_open_ QUIRE_GUARDED_BY(mutex_) = 0;  // slots
   bool draining_ QUIRE_GUARDED_BY(mutex_) = false;
 };
 

@@ -58,8 +58,8 @@ class RequestStreamTest : public testing::Test {
              std::optional<int64_t> deadline = std::nullopt) {
     Run run;
     run.stream = coordinator_.MakeStream(id);
-    run.client = std::make_shared<TestClient>(run.stream, std::move(resume));
-    run.stream->Attach(run.client, deadline, "timeout_ms");
+    run.client = std::make_shared<TestClient>(run.stream, resume);
+    EXPECT_TRUE(run.stream->Attach(run.client, std::move(resume), deadline, "timeout_ms"));
     return run;
   }
   Run Start(const std::string& id, PreparedRequest request) {
@@ -153,7 +153,6 @@ TEST_F(RequestStreamTest, ASecondClientTakesOverFromTheStart) {
   Run first = Start("r", Prepared(60));
   first.client->WaitForTokens(5);
   Run second = Attach("r");
-  second.client->Kick();
   EXPECT_EQ(second.stream, first.stream);
   EXPECT_TRUE(absl::IsAborted(first.client->WaitForEnd()));
   EXPECT_TRUE(second.client->WaitForEnd().ok());
@@ -166,7 +165,6 @@ TEST_F(RequestStreamTest, ASecondClientGoesOnAfterWhatItHas) {
   first.client->WaitForTokens(10);
   std::vector<uint32_t> has = first.client->tokens();
   Run second = Attach("r", {has});
-  second.client->Kick();
   EXPECT_TRUE(second.client->WaitForEnd().ok());
   EXPECT_EQ(second.client->first_index(), has.size());
   EXPECT_EQ(second.client->tokens(), Expected(60, has.size()));
@@ -177,10 +175,12 @@ TEST_F(RequestStreamTest, RefusesToResumeWithOtherTokens) {
   Run first = Start("r", Prepared(60));
   first.client->WaitForTokens(10);
   Run second = Attach("r", {{1, 2, 3}});
-  second.client->Kick();
   const absl::Status status = second.client->WaitForEnd();
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
   EXPECT_EQ(FieldOf(status), "resume.choices[0].emitted_token_ids");
+  second.stream->ClientGone(second.client.get());  // as its call does
+  EXPECT_TRUE(first.client->WaitForEnd().ok()) << "the request is none of the second client's";
+  EXPECT_EQ(first.client->tokens(), Expected(60));
 }
 
 TEST_F(RequestStreamTest, AClientThatIsAheadIsComparedOnceTheStreamIsThere) {
@@ -188,18 +188,108 @@ TEST_F(RequestStreamTest, AClientThatIsAheadIsComparedOnceTheStreamIsThere) {
   Run first = Start("r", Prepared(60));
   first.client->WaitForTokens(3);
   Run ahead = Attach("r", {Expected(40)});
-  ahead.client->Kick();
   EXPECT_TRUE(ahead.client->WaitForEnd().ok());
   EXPECT_EQ(ahead.client->first_index(), 40u);
   EXPECT_EQ(ahead.client->tokens(), Expected(60, 40));
+  EXPECT_TRUE(absl::IsAborted(first.client->WaitForEnd()));
+  EXPECT_GE(first.client->tokens().size(), 20u) << "it was served until then";
 
   Run second = Start("s", Prepared(60));
   second.client->WaitForTokens(3);
   std::vector<uint32_t> wrong = Expected(40);
   wrong[39] ^= 1;
   Run other = Attach("s", {wrong});
-  other.client->Kick();
   EXPECT_TRUE(absl::IsInvalidArgument(other.client->WaitForEnd()));
+  EXPECT_TRUE(second.client->WaitForEnd().ok());
+}
+
+TEST_F(RequestStreamTest, AClientThatWaitsGetsTheRequestOfOneThatGoesAway) {
+  StartWorker("a:1", {.step_micros = 2'000});
+  Run first = Start("r", Prepared(60));
+  first.client->WaitForTokens(3);
+  Run ahead = Attach("r", {Expected(40)});
+  Run leaving = Attach("r", {Expected(50)}, SteadyMicros() + 600'000'000);
+  leaving.stream->ClientGone(leaving.client.get());
+  first.stream->ClientGone(first.client.get());
+  EXPECT_TRUE(ahead.client->WaitForEnd().ok());
+  EXPECT_EQ(ahead.client->tokens(), Expected(60, 40));
+}
+
+TEST_F(RequestStreamTest, AClientThatWaitsCanRunOutOfTime) {
+  StartWorker("a:1", {.step_micros = 5'000});
+  Run first = Start("r", Prepared(100));
+  first.client->WaitForTokens(3);
+  Run ahead = Attach("r", {Expected(99)}, SteadyMicros() + 20'000);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(ahead.client->WaitForEnd()));
+  EXPECT_TRUE(first.client->WaitForEnd().ok());
+}
+
+TEST_F(RequestStreamTest, AFailedRequestIsNotJoined) {
+  StartWorker("a:1", {.step_micros = 2'000});
+  Run first = Start("r", Prepared(60));
+  const auto late = std::make_shared<TestClient>(first.stream);
+  first.stream->ClientGone(first.client.get());
+  EXPECT_FALSE(first.stream->Attach(late, {}, std::nullopt, ""));
+  // Also not by one that finds it before the table hears of its end.
+  std::shared_ptr<RequestStream> failing;
+  std::shared_ptr<RequestStream> other;
+  RequestStream::Context context = coordinator_.MakeContext();
+  const auto find = [&] {
+    return coordinator_.streams()
+        .FindOrMake("s", "body",
+                    [&] { return std::make_shared<RequestStream>(1'000, "s", "body", context); })
+        ->stream;
+  };
+  context.on_end = [&](RequestStream& stream, const RequestRecord& record) {
+    if (other == nullptr) other = find();
+    coordinator_.streams().OnEnd(stream, record.status);
+  };
+  failing = find();
+  failing->End(absl::CancelledError("the client went away"));
+  EXPECT_NE(other, failing);
+  other->End(absl::OkStatus());
+}
+
+TEST_F(RequestStreamTest, WhatWasHeldBackComesWhenARequestFails) {
+  StartWorker("a:1", {.step_micros = 2'000});
+  const auto& tokenizer = *coordinator_.model()->tokenizer();
+  // A stop string that the text of the first tokens could begin, and does not.
+  std::vector<uint32_t> all = {100, 200, 300};
+  const std::string before = *tokenizer.Decode(all, true);
+  const std::vector<uint32_t> tokens = Expected(8);
+  all.insert(all.end(), tokens.begin(), tokens.end());
+  PreparedRequest request = Prepared(400);
+  request.parameters.add_stop_strings(tokenizer.Decode(all, true)->substr(before.size()) + "\x01");
+  Run run = Start("r", std::move(request));
+  run.client->WaitForTokens(3);
+  network_.Kill("a:1");
+  EXPECT_TRUE(absl::IsUnavailable(run.client->WaitForEnd()));
+  all = {100, 200, 300};
+  for (const uint32_t id : run.client->tokens()) all.push_back(id);
+  EXPECT_EQ(before + run.client->text(), *tokenizer.Decode(all, true));
+  EXPECT_EQ(run.client->finished().at(0).reason(), v1::Finished::ABORTED);
+}
+
+TEST_F(RequestStreamTest, ACancelledRequestIsNotPlacedAgain) {
+  StartWorker("a:1", {.step_micros = 20'000});
+  Run run = Start("r", Prepared(400));
+  run.client->WaitForTokens(1);
+  run.stream->Cancel();
+  run.stream->OnRejected(/*attempt=*/1, absl::ResourceExhaustedError("the queue is full"));
+  const absl::Status status = run.client->WaitForEnd();
+  EXPECT_TRUE(absl::IsCancelled(status)) << status;
+}
+
+TEST_F(RequestStreamTest, AnEndedRequestHoldsNoTokenizer) {
+  StartWorker("a:1", {.step_micros = 500});
+  const std::shared_ptr<const ServedModel> model = coordinator_.model();
+  const auto num_holders = model->tokenizer().use_count();
+  Run whole = Start("r", Prepared(10, 3));
+  EXPECT_TRUE(whole.client->WaitForEnd().ok());
+  Run failed = Start("s", Prepared(400, 3));
+  failed.client->WaitForTokens(2);
+  failed.stream->End(absl::InternalError("for the test"));
+  EXPECT_EQ(model->tokenizer().use_count(), num_holders);
 }
 
 TEST_F(RequestStreamTest, ANewRequestContinuesFromEmittedTokens) {
@@ -217,7 +307,6 @@ TEST_F(RequestStreamTest, AnEndedRequestAnswersAgain) {
   EXPECT_TRUE(Start("r", Prepared(10)).client->WaitForEnd().ok());
   while (coordinator_.records().empty()) coordinator_.WaitForTick();
   Run again = Attach("r");
-  again.client->Kick();
   EXPECT_TRUE(again.client->WaitForEnd().ok());
   EXPECT_EQ(again.client->tokens(), Expected(10));
   EXPECT_EQ(coordinator_.records().size(), 1u) << "it ran once";
@@ -287,6 +376,14 @@ TEST_F(RequestStreamTest, ADeadlineSaysWhereTheRequestWas) {
   EXPECT_NE(status.message().find("timeout_ms passed: "), std::string::npos) << status;
   EXPECT_NE(status.message().find("tokens out"), std::string::npos) << status;
   ExpectIdle("a:1");
+
+  PreparedRequest resumed = Prepared(400);
+  resumed.emitted = {Expected(12)};
+  Run later = Attach("s", resumed.emitted, SteadyMicros() + 100'000);
+  later.stream->Begin(std::move(resumed));
+  const absl::Status again = later.client->WaitForEnd();
+  const std::string out = " " + std::to_string(later.client->tokens().size()) + " tokens out";
+  EXPECT_NE(again.message().find(out), std::string::npos) << again << ", without those it had";
 }
 
 TEST_F(RequestStreamTest, ALostWorkerEndsItsStreamsAndServesWhenItIsBack) {
@@ -371,6 +468,53 @@ TEST_F(RequestStreamTest, ManyThreadsStartCancelAndLoseWorkers) {
   EXPECT_TRUE(coordinator_.streams().WaitUntilIdle(SteadyMicros() + 20'000'000));
   coordinator_.WaitUntilReady(2);
   ExpectIdle("a:1");
+}
+
+TEST(ChoiceOutputTest, OnlyAWholeOutputEndsInAStopStringOfUnfinishedBytes) {
+  const auto tokenizer = *Tokenizer::Load(Files());
+  const std::string replacement = "\xEF\xBF\xBD";
+  // The id of a byte that begins a character.
+  const auto waits = [&](uint32_t id) {
+    return *tokenizer->Decode({&id, 1}, true) == replacement &&
+           (*StreamDetokenizer::Create(tokenizer, {}, {}))->Append({&id, 1})->text.empty();
+  };
+  uint32_t id = 0;
+  while (!waits(id)) ASSERT_LT(++id, 8192u);
+  v1::ResolvedParameters parameters;
+  parameters.set_n(2);
+  parameters.add_stop_strings(replacement);
+  auto choices = *ChoiceOutput::CreateAll(tokenizer, {}, parameters);
+  for (ChoiceOutput& choice : choices) EXPECT_FALSE(*choice.Append({id}));
+  EXPECT_TRUE(*choices[0].Flush(/*aborted=*/false));
+  EXPECT_TRUE(choices[0].stopped());
+  EXPECT_FALSE(*choices[1].Flush(/*aborted=*/true));
+  EXPECT_FALSE(choices[1].stopped());
+}
+
+TEST(StreamTableTest, ACallCountsUntilItIsOver) {
+  StreamTable table(2);
+  TimerQueue timers;
+  RequestStream::Context context;
+  context.timers = &timers;
+  context.on_end = [&](RequestStream& stream, const RequestRecord& record) {
+    table.OnEnd(stream, record.status);
+  };
+  const auto find = [&](const std::string& id) {
+    return table.FindOrMake(
+        id, "body", [&] { return std::make_shared<RequestStream>(1, id, "body", context); });
+  };
+  auto first = find("a");
+  auto second = find("b");
+  second->stream->End(absl::OkStatus());
+  EXPECT_EQ(table.num_live(), 1u);
+  // The second has ended, but its client may not have read that.
+  const absl::Status full = find("c").status();
+  EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
+  EXPECT_TRUE(RetryDelayOf(full).has_value());
+  EXPECT_TRUE(find("a").ok()) << "a call may take a request over all the same";
+  second->slot.reset();
+  EXPECT_TRUE(find("c").ok());
+  first->stream->End(absl::OkStatus());
 }
 
 }  // namespace

@@ -110,7 +110,7 @@ class RequestErrorsTest(ErrorCase):
     @classmethod
     def setUpClass(cls):
         stage = Stage.of_class(cls)
-        coordinator = stage.coordinator()
+        cls.coordinator = coordinator = stage.coordinator()
         join = ["--join", coordinator.address]
         stage.worker(TINY, *join, "--worker-name", "tiny-0", "--max-model-len", CONTEXT)
         stage.fake_worker(stage.model("ghost", CONTEXT), *join, "--worker-name", "ghost-0",
@@ -184,6 +184,18 @@ class RequestErrorsTest(ErrorCase):
             with self.subTest(method=method), self.assertRaises(QuireError) as missing:
                 self.service.call(method, message)
             self.assert_error(missing.exception, StatusCode.FAILED_PRECONDITION, "tokenizer", field="model")
+
+    def test_what_an_error_quotes_is_cut_and_stays_out_of_the_log(self):
+        role = "\nrequest id=victim status=OK " + "x" * 5000
+        chat = pb.Chat(messages=[pb.ChatMessage(role=role, content="hello")])
+        error = self.service.fail(request(None, chat=chat, model="quire-tiny", request_id="forger"))
+        self.assertEqual((error.code, error.field), (StatusCode.INVALID_ARGUMENT, "chat"), error)
+        self.assertIn("unknown role", error.message)
+        self.assertLessEqual(len(error.message.encode()), 1024)
+        line = wait_until(lambda: [line for line in self.coordinator.log().splitlines() if "id=forger" in line],
+                          "the request's line in the log")
+        self.assertRegex(line[0], "status=INVALID_ARGUMENT.* field=chat$")
+        self.assertNotIn("victim", self.coordinator.log())
 
     def test_more_kv_than_the_pool_names_blocks_needed_and_had(self):
         self.refuse(request(model="ghost", new=400), StatusCode.FAILED_PRECONDITION, r"\b26\b.*blocks", r"\b16\b",

@@ -67,6 +67,9 @@ class FlagsTest(unittest.TestCase):
                 (["--generation-config", "some"], ["--generation-config", "some"]),
                 (["--max-streams", 0], ["--max-streams"]),
                 (["--tokenizer-threads", 0], ["--tokenizer-threads"]),
+                (["--drain-timeout=-5"], ["--drain-timeout", "-5"]),
+                (["--drain-timeout", "nan"], ["--drain-timeout"]),
+                (["--drain-timeout", "1e300"], ["--drain-timeout"]),
                 (["--host", "0.0.0.0"], ["--insecure"]),
         ):
             with self.subTest(flags=flags):
@@ -98,6 +101,10 @@ class FlagsTest(unittest.TestCase):
         stage = Stage.of_test(self)
         coordinator = stage.coordinator()
         self.assert_refused(run("quire-coordinator", "--port", coordinator.port), coordinator.address)
+
+    def test_a_variable_that_no_setting_has_is_named(self):
+        log = Stage.of_test(self).coordinator(environment={"QUIRE_MAX_STRAEMS": "1"}).log()
+        self.assertRegex(log, "warning.*QUIRE_MAX_STRAEMS")
 
     def test_the_log_says_where_each_value_comes_from(self):
         stage = Stage.of_test(self)

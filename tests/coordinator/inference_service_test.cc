@@ -1,0 +1,180 @@
+#include "coordinator/rpc/inference_service.h"
+
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+#include "common/rpc_status.h"
+#include "tests/coordinator/in_process_cluster.h"
+
+namespace quire {
+namespace {
+
+using testing::HasSubstr;
+
+ModelFiles TinyModelFiles() {
+  ModelFiles files;
+  for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json"}) {
+    std::ifstream stream(std::string(QUIRE_TINY_DIR) + "/" + name, std::ios::binary);
+    std::ostringstream content;
+    content << stream.rdbuf();
+    files[name] = std::move(content).str();
+  }
+  return files;
+}
+
+// The service over the transport of one process.
+class InferenceServiceTest : public testing::Test {
+ protected:
+  InferenceServiceTest()
+      : network_(TinyModelFiles()),
+        coordinator_(&network_),
+        pool_(2, 1000),
+        streams_(100),
+        service_(MakeContext()) {
+    grpc::ServerBuilder builder;
+    builder.RegisterService(&service_);
+    server_ = builder.BuildAndStart();
+    grpc::ChannelArguments arguments;
+    stub_ = v1::Inference::NewStub(server_->InProcessChannel(arguments));
+  }
+  ~InferenceServiceTest() override {
+    server_->Shutdown();
+    pool_.Stop();
+  }
+
+  InferenceService::Context MakeContext() {
+    InferenceService::Context context{&coordinator_.registry(),
+                                      &coordinator_.placer(),
+                                      &streams_,
+                                      &pool_,
+                                      coordinator_.MakeContext(),
+                                      nullptr};
+    context.stream.on_end = [this](RequestStream& stream, const RequestRecord& record) {
+      streams_.OnEnd(stream, record.status);
+    };
+    context.on_refused = [this](const RequestRecord& record) {
+      MutexLock lock(mutex_);
+      refused_.push_back(record);
+    };
+    return context;
+  }
+  void StartWorker() {
+    network_.Start("a:1", {.name = "one"});
+    coordinator_.registry().AddStatic("a:1");
+    coordinator_.WaitUntilReady(1);
+  }
+  absl::Status Generate(const v1::GenerateRequest& request) {
+    grpc::ClientContext context;
+    // Far more than any of this takes: a call that hangs fails.
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
+    const auto reader = stub_->Generate(&context, request);
+    v1::GenerateEvent event;
+    while (reader->Read(&event)) {
+    }
+    return FromGrpc(reader->Finish());
+  }
+  static v1::GenerateRequest Request(const std::string& id) {
+    v1::GenerateRequest request;
+    request.set_request_id(id);
+    request.mutable_token_ids()->add_ids(5);
+    request.set_max_new_tokens(4);
+    return request;
+  }
+  std::vector<RequestRecord> refused() {
+    MutexLock lock(mutex_);
+    return refused_;
+  }
+
+  Mutex mutex_;
+  std::vector<RequestRecord> refused_ QUIRE_GUARDED_BY(mutex_);
+  InProcessNetwork network_;
+  InProcessCoordinator coordinator_;
+  WorkPool pool_;
+  StreamTable streams_;
+  InferenceService service_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<v1::Inference::Stub> stub_;
+};
+
+TEST_F(InferenceServiceTest, ARequestBeginsThoughAnotherCallTakesItOverAtOnce) {
+  // Without a worker a request ends as soon as it begins.
+  for (int i = 0; i < 300; ++i) {
+    const v1::GenerateRequest request = Request("r" + std::to_string(i));
+    std::vector<std::thread> calls;
+    for (int k = 0; k < 4; ++k) {
+      calls.emplace_back([this, &request] {
+        const absl::Status status = Generate(request);
+        EXPECT_TRUE(absl::IsUnavailable(status) || absl::IsAborted(status)) << status;
+      });
+    }
+    for (std::thread& call : calls) call.join();
+  }
+}
+
+TEST_F(InferenceServiceTest, WhatIsRefusedAtTheDoorIsReported) {
+  v1::GenerateRequest request = Request("r");
+  request.mutable_sampling()->set_temperature(3);
+  EXPECT_TRUE(absl::IsInvalidArgument(Generate(request)));
+  EXPECT_TRUE(absl::IsInvalidArgument(Generate(Request("a\nb"))));
+  streams_.StartDraining();
+  EXPECT_TRUE(absl::IsUnavailable(Generate(Request("s"))));
+  const std::vector<RequestRecord> records = refused();
+  ASSERT_EQ(records.size(), 3u);
+  EXPECT_EQ(records[0].request_id, "r");
+  EXPECT_TRUE(absl::IsInvalidArgument(records[0].status));
+  EXPECT_EQ(records[1].request_id, "") << "no name that may hold anything";
+  EXPECT_EQ(records[2].request_id, "s");
+  EXPECT_TRUE(absl::IsUnavailable(records[2].status));
+}
+
+TEST_F(InferenceServiceTest, OtherCallsCheckTheNameOfTheModelToo) {
+  StartWorker();
+  grpc::ClientContext tokenize;
+  v1::TokenizeRequest text;
+  text.set_model(std::string(3000, 'x'));
+  text.set_text("hello");
+  v1::TokenizeResponse ids;
+  const absl::Status status = FromGrpc(stub_->Tokenize(&tokenize, text, &ids));
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_EQ(FieldOf(status), "model");
+}
+
+TEST_F(InferenceServiceTest, AnAnswerBeyondAMessageIsRefused) {
+  StartWorker();
+  const std::shared_ptr<const ServedModel> model = coordinator_.model();
+  {
+    grpc::ClientContext context;
+    v1::TokenizeRequest request;
+    request.set_text(std::string(1 << 20, '\x01'));  // a token a byte
+    v1::TokenizeResponse response;
+    const absl::Status status = FromGrpc(stub_->Tokenize(&context, request, &response));
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_EQ(FieldOf(status), "text");
+    EXPECT_THAT(std::string(status.message()), HasSubstr("1048576 bytes"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("4194304 bytes"));
+  }
+  {
+    // The id that gives the most text.
+    uint32_t best = 0;
+    size_t most = 0;
+    for (uint32_t id = 0; id < 8192; ++id) {
+      const size_t size = model->tokenizer()->Decode({&id, 1}, true)->size();
+      if (size > most) best = id, most = size;
+    }
+    grpc::ClientContext context;
+    v1::DetokenizeRequest request;
+    for (size_t i = 0; i < kMaxPublicMessageBytes / most + 1; ++i) request.add_token_ids(best);
+    v1::DetokenizeResponse response;
+    const absl::Status status = FromGrpc(stub_->Detokenize(&context, request, &response));
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_EQ(FieldOf(status), "token_ids");
+    EXPECT_THAT(std::string(status.message()), HasSubstr("4194304 bytes"));
+  }
+}
+
+}  // namespace
+}  // namespace quire

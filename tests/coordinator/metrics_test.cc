@@ -1,0 +1,34 @@
+#include "coordinator/metrics.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include "common/rpc_status.h"
+
+namespace quire {
+namespace {
+
+using testing::EndsWith;
+using testing::HasSubstr;
+using testing::Not;
+
+TEST(RequestLogLineTest, IsOneLineWhateverTheErrorSays) {
+  RequestRecord record;
+  record.request_id = "r";
+  record.status =
+      absl::InternalError("x\nrequest id=victim \"status\"=OK " + std::string(5000, 'y'));
+  const std::string line = RequestLogLine(record);
+  EXPECT_THAT(line, HasSubstr("status=INTERNAL"));
+  EXPECT_THAT(line, HasSubstr(R"(why="x\nrequest id=victim \"status\"=OK y)"));
+  EXPECT_THAT(line, Not(HasSubstr("\n")));
+  EXPECT_LT(line.size(), 600u);
+}
+
+TEST(RequestLogLineTest, NamesAWrongFieldWithoutItsText) {
+  RequestRecord record;
+  record.status = WithField(absl::InvalidArgumentError("chat: unknown role: secret"), "chat");
+  EXPECT_THAT(RequestLogLine(record), EndsWith(" field=chat"));
+  EXPECT_THAT(RequestLogLine(record), Not(HasSubstr("secret")));
+}
+
+}  // namespace
+}  // namespace quire
