@@ -14,7 +14,7 @@ TEST(LoggingDeathTest, NoLineIsLostAtExit) {
       {
         SetUpLogging("quire-test", LogLevel::kInfo);
         Log(LogLevel::kDebug, "not this one");
-        for (int i = 0; i < 1000; ++i) LogInfo("a line");
+        for (int i = 0; i < 8000; ++i) LogInfo("a line");  // as many may wait, and some do
         LogError("the last line");
         std::exit(7);
       },
