@@ -19,7 +19,6 @@
 #include <vector>
 
 #include <grpcpp/grpcpp.h>
-#include <openssl/evp.h>
 #include <quire/v1/inference.grpc.pb.h>
 #include <quire/worker/v1/worker.grpc.pb.h>
 #include <CLI/CLI.hpp>
@@ -27,6 +26,7 @@
 #include "common/clock.h"
 #include "common/grpc_stream.h"
 #include "common/mutex.h"
+#include "common/sha256.h"
 
 namespace quire {
 namespace {
@@ -78,10 +78,7 @@ class MockWorker final : public worker::v1::Worker::CallbackService {
       Writer() {
         chunk_.set_name("config.json");
         chunk_.set_data("{}");
-        std::string digest(32, '\0');
-        EVP_Digest("{}", 2, reinterpret_cast<unsigned char*>(digest.data()), nullptr, EVP_sha256(),
-                   nullptr);
-        chunk_.set_sha256(digest);
+        chunk_.set_sha256(Sha256Digest("{}"));
         StartWriteAndFinish(&chunk_, grpc::WriteOptions(), grpc::Status::OK);
       }
       void OnDone() override { delete this; }

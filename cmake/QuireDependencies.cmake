@@ -5,7 +5,11 @@ find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(spdlog REQUIRED)
 find_package(prometheus-cpp REQUIRED)
-find_package(OpenSSL REQUIRED)
+
+# libcrypto as an archive, as gRPC links it, so that a process holds it once.
+find_library(QUIRE_LIBCRYPTO NAMES libcrypto.a REQUIRED)
+add_library(quire_crypto INTERFACE)
+target_link_libraries(quire_crypto INTERFACE ${QUIRE_LIBCRYPTO} ${CMAKE_DL_LIBS} Threads::Threads)
 
 # Debian's gRPC CMake targets are shared only. Linking the archives keeps libtorch's own, older
 # protobuf symbols away from ours.

@@ -199,6 +199,7 @@ int Run(int argc, char** argv) {
   // A second signal ends it at once.
   std::thread([] {
     WaitForTerminationSignal();
+    FlushLog();
     std::_Exit(1);
   }).detach();
   streams.StartDraining();

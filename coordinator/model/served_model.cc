@@ -4,9 +4,9 @@
 #include <optional>
 #include <set>
 
-#include <openssl/evp.h>
 #include <nlohmann/json.hpp>
 #include "absl/strings/str_cat.h"
+#include "common/sha256.h"
 
 namespace quire {
 namespace {
@@ -54,14 +54,6 @@ absl::Status AddEosIds(const Json& json, const std::string& file, std::set<uint3
 }
 
 }  // namespace
-
-std::string Sha256Digest(const std::string& bytes) {
-  std::string digest(32, '\0');
-  unsigned int size = 0;
-  EVP_Digest(bytes.data(), bytes.size(), reinterpret_cast<unsigned char*>(digest.data()), &size,
-             EVP_sha256(), nullptr);
-  return digest;
-}
 
 std::string FilesDigest(const ModelFiles& files) {
   std::string digests;

@@ -65,9 +65,6 @@ class ServedModel {
 // Names a model's files, their names included: equal for equal files.
 std::string FilesDigest(const ModelFiles& files);
 
-// SHA-256, 32 bytes.
-std::string Sha256Digest(const std::string& bytes);
-
 }  // namespace quire
 
 #endif  // QUIRE_COORDINATOR_MODEL_SERVED_MODEL_H_

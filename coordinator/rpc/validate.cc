@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/request_fields.h"
 #include "common/rpc_status.h"
+#include "common/sha256.h"
 
 namespace quire {
 namespace {

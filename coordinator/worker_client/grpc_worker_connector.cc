@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/grpc_stream.h"
 #include "common/keepalive.h"
+#include "common/sha256.h"
 
 namespace quire {
 namespace {

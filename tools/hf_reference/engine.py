@@ -121,8 +121,9 @@ class Engine:
         return self._steps
 
     def since_progress_s(self) -> float:
-        """Since the last step, or since the engine fell idle."""
-        return self._clock() - self._progress_at
+        """Since the last step, or since work came to an idle engine; 0 while it is idle."""
+        load = self.load()
+        return self._clock() - self._progress_at if load.running + load.waiting > 0 else 0.0
 
     def _update_load(self, **changes: int) -> None:
         self._load = replace(self._load, waiting=len(self._waiting),

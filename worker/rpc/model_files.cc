@@ -5,7 +5,6 @@
 #include <sstream>
 #include <system_error>
 
-#include <openssl/evp.h>
 #include "absl/strings/str_cat.h"
 
 namespace quire {
@@ -38,14 +37,6 @@ absl::StatusOr<std::map<std::string, std::string>> ReadModelFiles(const std::str
     return absl::NotFoundError(absl::StrCat("no config.json in ", folder));
   }
   return files;
-}
-
-std::string Sha256(const std::string& bytes) {
-  std::string digest(32, '\0');
-  unsigned int size = 0;
-  EVP_Digest(bytes.data(), bytes.size(), reinterpret_cast<unsigned char*>(digest.data()), &size,
-             EVP_sha256(), nullptr);
-  return digest;
 }
 
 }  // namespace quire

@@ -13,9 +13,6 @@ namespace quire {
 // out; config.json must. An error names the file: it cannot be read, or is larger than 64 MiB.
 absl::StatusOr<std::map<std::string, std::string>> ReadModelFiles(const std::string& folder);
 
-// SHA-256 of the bytes: 32 bytes.
-std::string Sha256(const std::string& bytes);
-
 }  // namespace quire
 
 #endif  // QUIRE_WORKER_RPC_MODEL_FILES_H_

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/grpc_stream.h"
 #include "common/rpc_status.h"
+#include "common/sha256.h"
 #include "worker/rpc/model_files.h"
 
 namespace quire {
@@ -43,7 +44,7 @@ class FileWriter final : public grpc::ServerWriteReactor<FileChunk> {
     const auto& [name, content] = *file_;
     chunk_.set_name(name);
     chunk_.clear_sha256();
-    if (offset_ == 0) chunk_.set_sha256(Sha256(content));
+    if (offset_ == 0) chunk_.set_sha256(Sha256Digest(content));
     chunk_.set_data(content.substr(offset_, kChunkBytes));
     offset_ += kChunkBytes;
     if (offset_ >= content.size()) {

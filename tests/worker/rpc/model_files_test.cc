@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/strings/escaping.h"
+#include "common/sha256.h"
 #include "tests/worker/model/temp_folder.h"
 
 namespace quire {
@@ -51,7 +52,7 @@ TEST(ModelFilesTest, NamesWhatIsNoFileOrTooLarge) {
 }
 
 TEST(ModelFilesTest, DigestsAreSha256) {
-  EXPECT_EQ(absl::BytesToHexString(Sha256("abc")),
+  EXPECT_EQ(absl::BytesToHexString(Sha256Digest("abc")),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "common/sha256.h"
 #include "tests/worker/rpc/session_fixture.h"
 #include "worker/rpc/model_files.h"
 
@@ -54,7 +55,7 @@ TEST_F(WorkerServiceTest, StreamsModelFilesInChunks) {
     const bool is_first = !received.contains(chunk.name());
     EXPECT_EQ(!chunk.sha256().empty(), is_first);
     if (is_first) {
-      EXPECT_EQ(chunk.sha256(), Sha256(files_.at(chunk.name())));
+      EXPECT_EQ(chunk.sha256(), Sha256Digest(files_.at(chunk.name())));
     }
     received[chunk.name()] += chunk.data();
   }
