@@ -16,7 +16,7 @@ namespace quire {
 namespace {
 
 constexpr size_t kMaxWaitingLines = 8192;
-constexpr int64_t kFlushMicros = 1'000'000;
+constexpr int64_t kFlushMicros = 250'000;
 
 spdlog::level::level_enum ToSpdlog(LogLevel level) {
   switch (level) {

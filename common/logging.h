@@ -11,7 +11,7 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
 // Lines below `level` are dropped. `program` starts each line. From now on a call never waits for
 // who reads standard error: a bounded number of lines wait to be written (LineWriter), and exit
-// waits until they are, a second at most.
+// waits until they are, a quarter of a second at most.
 void SetUpLogging(std::string_view program, LogLevel level);
 void Log(LogLevel level, std::string_view message);
 // Waits as exit does. For use before _Exit.

@@ -106,9 +106,10 @@ absl::StatusOr<bool> StreamProgress::AcceptDelta(v1::Delta* delta) {
 
 absl::Status StreamProgress::CutPromptLogprobs(Choice* choice, v1::Delta* delta) {
   if (delta->prompt_logprobs_size() == 0) return absl::OkStatus();
-  const size_t first = delta->first_prompt_position();
+  // A server of an older version names no position and sends all at once.
+  const size_t first = std::max(delta->first_prompt_position(), 1u);
   const size_t due = choice->num_prompt_logprobs + 1;  // the first token of a prompt has none
-  if (first == 0 || first > due) {
+  if (first > due) {
     return absl::DataLossError(
         absl::StrCat("prompt_logprobs start at position ", first, " where ", due, " was due"));
   }

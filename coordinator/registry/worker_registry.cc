@@ -176,7 +176,9 @@ void WorkerRegistry::Tick() {
   const int64_t now = SteadyMicros();
   for (const auto& link : Links()) {
     link->Tick();
-    const bool gone = !IsConnected(link->View());
+    // One that is connected stays, also if its model cannot be read.
+    const WorkerView view = link->View();
+    const bool gone = view.state == v1::WorkerLoad::DEAD || view.incarnation.empty();
     bool forget = false;
     {
       MutexLock lock(mutex_);

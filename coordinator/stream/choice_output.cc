@@ -108,6 +108,8 @@ void ChoiceOutput::AddLogprobs(
 void ChoiceOutput::AddPromptLogprobs(
     uint32_t first_position,
     const google::protobuf::RepeatedPtrField<v1::TokenLogprobs>& logprobs) {
+  // A worker of an older version names no position and sends all at once.
+  first_position = std::max(first_position, 1u);
   for (int i = 0; i < logprobs.size(); ++i) {
     const bool is_next = first_position + i == prompt_logprobs_.size() + 1;
     if (is_next && prompt_logprobs_.size() < num_wanted_prompt_logprobs_) {

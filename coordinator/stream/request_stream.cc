@@ -218,25 +218,35 @@ void RequestStream::Accept(const WorkerView& view) {
   accepted.set_numerics_id(view.info.numerics_id());
 }
 
+std::optional<Placement> RequestStream::WantedPlacement(Effects* effects) {
+  if (output_.ended.has_value()) return std::nullopt;
+  if (cancelling_) {
+    // A Cancel that went to a worker which did not have the request.
+    EndLocked(error_, effects);
+    return std::nullopt;
+  }
+  Placement placement;
+  placement.model = request_.model->name();
+  placement.engine = request_.engine;
+  placement.worker = request_.worker;
+  placement.cache_salt = request_.cache_salt;
+  placement.prompt = &request_.prompt;  // not changed after Begin
+  placement.max_new_tokens = request_.parameters.max_new_tokens();
+  placement.num_choices = request_.parameters.n();
+  placement.refused = refused_;
+  return placement;
+}
+
 void RequestStream::PlaceAndSubmit() {
   for (;;) {
-    Placement placement;
-    Effects cancelled;
+    std::optional<Placement> placement;
+    Effects ended;
     {
       MutexLock lock(mutex_);
-      if (output_.ended.has_value()) return;
-      if (cancelling_) EndLocked(error_, &cancelled);
-      placement.model = request_.model->name();
-      placement.engine = request_.engine;
-      placement.worker = request_.worker;
-      placement.cache_salt = request_.cache_salt;
-      placement.prompt = &request_.prompt;  // not changed after Begin
-      placement.max_new_tokens = request_.parameters.max_new_tokens();
-      placement.num_choices = request_.parameters.n();
-      placement.refused = refused_;
+      placement = WantedPlacement(&ended);
     }
-    if (cancelled.ended.has_value()) return Carry(cancelled);
-    auto placed = context_.placer->Place(placement);
+    if (!placement.has_value()) return Carry(ended);
+    auto placed = context_.placer->Place(*placement);
     if (!placed.ok()) return End(placed.status());
     const std::shared_ptr<WorkerLink> link = *placed;
 
@@ -257,6 +267,7 @@ void RequestStream::PlaceAndSubmit() {
     if (!link->Submit(std::move(submit), shared_from_this())) {
       MutexLock lock(mutex_);
       refused_.insert(link->number());
+      link_ = nullptr;  // a Cancel from now on ends the request here
       continue;
     }
     // Whoever ended or cancelled it meanwhile could not reach the worker.

@@ -148,6 +148,8 @@ class RequestStream final : public TokenReceiver,
   void Carry(const Effects& effects);
 
   void PlaceAndSubmit();
+  // What to ask the placer for; nothing once the request has ended, which a Cancel may bring here.
+  std::optional<Placement> WantedPlacement(Effects* effects) QUIRE_REQUIRES(mutex_);
   worker::v1::Submit MakeSubmit() const QUIRE_REQUIRES(mutex_);
   void Accept(const WorkerView& view) QUIRE_REQUIRES(mutex_);
   void EndLocked(const absl::Status& status, Effects* effects) QUIRE_REQUIRES(mutex_);

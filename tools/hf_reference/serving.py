@@ -28,6 +28,11 @@ from hf_reference.session_table import Request, Session, SessionTable
 
 _TICK_S = 0.25
 _MAX_MESSAGE_BYTES = 16 << 20
+# The pings are as common/keepalive.h has them: coordinators send one after 20 s of silence.
+_SERVER_OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+                   ("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 10_000),
+                   ("grpc.http2.max_pings_without_data", 0),
+                   ("grpc.http2.min_ping_interval_without_data_ms", 10_000))
 
 
 def _worker_info(flags: argparse.Namespace, generator: Generator, model: str, version: str) -> pb.WorkerInfo:
@@ -122,7 +127,7 @@ async def _drain(table: SessionTable, timeout_s: float) -> None:
 def _build_server(service: WorkerService, health_service: health.aio.HealthServicer,
                   address: str) -> tuple[grpc.aio.Server, int]:
     """Not started yet, and its port. RuntimeError: it cannot listen there."""
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)])
+    server = grpc.aio.server(options=_SERVER_OPTIONS)
     pb_grpc.add_WorkerServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection(

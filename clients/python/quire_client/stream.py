@@ -115,9 +115,9 @@ class StreamState:
     def _without_repeats(self, delta: events.Delta) -> events.Delta | None:
         """The delta less the prompt_logprobs that an earlier connection brought. None: nothing is left."""
         if delta.prompt_logprobs:
-            first = delta.first_prompt_position
+            first = max(1, delta.first_prompt_position)  # an older server names none and sends all at once
             due = self._num_prompt_logprobs[delta.choice] + 1  # the first token of a prompt has none
-            if not 1 <= first <= due:
+            if first > due:
                 raise QuireError(grpc.StatusCode.DATA_LOSS,
                                  f"prompt_logprobs start at position {first} where {due} was due")
             num_repeated = min(due - first, len(delta.prompt_logprobs))

@@ -115,6 +115,7 @@ TEST_F(StreamProgressTest, PromptLogProbabilitiesComeInPartsAndOnce) {
   ASSERT_EQ(rest.prompt_logprobs_size(), 2);
   EXPECT_EQ(rest.first_prompt_position(), 6u);
   EXPECT_EQ(rest.prompt_logprobs(0).logprob(), -6);
+  EXPECT_EQ(part(0, 3).prompt_logprobs_size(), 0);  // of an older server, which names no position
   part(9, 1);
   EXPECT_EQ(status_.code(), absl::StatusCode::kDataLoss) << status_;
 }

@@ -95,14 +95,18 @@ class StreamStateTest(unittest.TestCase):
         self.assertEqual((event.token_ids, event.prompt_logprobs), ((7,), ()))
 
     def test_a_gap_in_prompt_logprobs_is_an_error(self):
-        for position in (0, 3):
-            state = StreamState(build_request("p", prompt_logprobs=0))
-            state.accept(prompt_delta(1, -1))
-            with self.assertRaises(QuireError) as caught:
-                state.accept(prompt_delta(position, -2))
-            self.assertIs(caught.exception.code, grpc.StatusCode.DATA_LOSS)
-            self.assertEqual(caught.exception.message,
-                             f"prompt_logprobs start at position {position} where 2 was due")
+        state = StreamState(build_request("p", prompt_logprobs=0))
+        state.accept(prompt_delta(1, -1))
+        with self.assertRaises(QuireError) as caught:
+            state.accept(prompt_delta(3, -2))
+        self.assertIs(caught.exception.code, grpc.StatusCode.DATA_LOSS)
+        self.assertEqual(caught.exception.message, "prompt_logprobs start at position 3 where 2 was due")
+
+    def test_an_older_server_sends_prompt_logprobs_at_once_and_names_no_position(self):
+        state = StreamState(build_request("p", prompt_logprobs=0))
+        self.assertEqual(len(state.accept(prompt_delta(0, -1, -2)).prompt_logprobs), 2)
+        state.next_request()
+        self.assertIsNone(state.accept(prompt_delta(0, -1, -2)))
 
     def test_timeout_ms_counts_from_the_first_send(self):
         now = 100.0
