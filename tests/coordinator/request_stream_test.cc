@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include "common/rpc_status.h"
 #include "tests/coordinator/in_process_cluster.h"
+#include "tests/coordinator/test_client.h"
 
 namespace quire {
 namespace {
