@@ -32,7 +32,7 @@ CLI::Validator NumberFrom(double min, double max) {
 FlagSet::FlagSet(std::string program, const std::string& description)
     : program_(std::move(program)), app_(description, program_) {
   app_.set_version_flag("--version", absl::StrCat(program_, " ", kVersion));
-  app_.set_config("--config", "", "A TOML or INI file of settings: max-num-seqs = 64");
+  app_.set_config("--config", "", "A TOML or INI file of settings: port = 8000");
   app_.allow_config_extras(CLI::config_extras_mode::error);
 }
 
