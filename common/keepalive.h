@@ -5,8 +5,8 @@
 #include <grpcpp/support/channel_arguments.h>
 
 // How a connection notices that the machine at its other end is gone without a word: HTTP/2 pings,
-// answered by the peer's gRPC whatever its program does. Both ends are set here, since a server ends
-// a connection that pings more often than it permits.
+// answered by the peer's gRPC whatever its program does. Both ends are set here, since a server
+// ends a connection that pings more often than it permits.
 namespace quire {
 
 inline constexpr int kPingAfterSilenceMs = 20'000;

@@ -5,7 +5,6 @@
 #include <thread>
 #include <utility>
 
-
 #include "absl/strings/str_cat.h"
 #include "scheduler/batch/batch_scheduler.h"
 #include "scheduler/batch/serial_scheduler.h"

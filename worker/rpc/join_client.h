@@ -19,8 +19,8 @@ class JoinClient {
   JoinClient(const std::string& coordinator, worker::v1::WorkerStatus announcement);
   ~JoinClient();
 
-  // To be called at least twice a second: makes a call if there is none, and reports the state on it
-  // if there is.
+  // To be called at least twice a second: makes a call if there is none, and reports the state on
+  // it if there is.
   void Tick(const worker::v1::Load& load, bool draining);
 
   // Ends the call; Tick makes no other.

@@ -18,8 +18,8 @@ namespace {
 
 constexpr size_t kMaxCoordinatorIdBytes = 128;
 constexpr uint32_t kRetryAfterMs = 500;
-// Log-probabilities that one message carries at most: about 1 MiB where each has 20 alternatives, of
-// the 16 that a message may have.
+// Log-probabilities that one message carries at most: about 1 MiB where each has 20 alternatives,
+// of the 16 that a message may have.
 constexpr size_t kMaxLogprobsPerMessage = 4096;
 
 void AddEntry(uint64_t key, uint32_t attempt, uint32_t choice, uint32_t first_index,
