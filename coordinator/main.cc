@@ -18,11 +18,11 @@
 #include "absl/strings/str_format.h"
 #include "common/address.h"
 #include "common/clock.h"
-#include "common/flags.h"
 #include "common/keepalive.h"
 #include "common/logging.h"
 #include "common/metrics.h"
 #include "common/rpc_status.h"
+#include "common/server_flags.h"
 #include "common/signals.h"
 #include "common/ticker.h"
 #include "coordinator/metrics.h"
@@ -42,31 +42,23 @@ namespace {
 constexpr int64_t kTickMicros = 250'000;
 constexpr double kMaxDrainTimeoutSeconds = 86'400;
 
-struct CoordinatorFlags {
-  std::string host = "127.0.0.1";
-  uint16_t port = 0;
+struct CoordinatorFlags : ServerFlags {
   std::vector<std::string> workers;
   std::string generation_config = "auto";
-  uint16_t metrics_port = 0;
   double drain_timeout_s = 30;
   uint32_t max_streams = 16384;
   uint32_t tokenizer_threads = 2;
-  bool insecure = false;
 };
 
 void Declare(FlagSet& flags, CoordinatorFlags* f) {
-  flags.Add("host", &f->host, "Address to listen on");
-  flags.Add("port", &f->port, "Port to listen on; 0: a free one");
+  DeclareServerFlags(flags, f);
   flags.Add("worker", &f->workers, "HOST:PORT of a worker that does not announce itself; repeats");
   flags.Add("generation-config", &f->generation_config,
             "auto: generation_config.json gives the defaults of sampling; none: it does not");
   flags.Add("max-streams", &f->max_streams, "Requests that may be open at once");
   flags.Add("tokenizer-threads", &f->tokenizer_threads, "Threads that tokenize prompts");
-  flags.Add("metrics-port", &f->metrics_port, "Port of /metrics; 0: none");
   flags.Add("drain-timeout", &f->drain_timeout_s, "Seconds that open requests get after SIGTERM")
       ->check(NumberFrom(0, kMaxDrainTimeoutSeconds));
-  flags.AddSwitch("insecure", &f->insecure,
-                  "Allow listening beyond this machine without encryption");
 }
 
 int Fail(const absl::Status& status) {

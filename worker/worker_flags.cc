@@ -45,13 +45,11 @@ void DeclareFlags(FlagSet& flags, WorkerFlags* f) {
   flags.Add("num-threads", &e.num_threads, "Kernel threads; 0: one a core");
   flags.Add("fake-step-us", &e.fake_step_us, "Microseconds a step of the fake engine takes")
       ->group("");
-  flags.Add("host", &f->host, "Address to listen on");
-  flags.Add("port", &f->port, "Port to listen on; 0: a free one");
+  DeclareServerFlags(flags, f);
   flags.Add("join", &f->join, "HOST:PORT of a coordinator to announce this worker to; repeats");
   flags.Add("worker-name", &f->worker_name, "Name in GetLoad; default: the advertised address");
   flags.Add("advertise-address", &f->advertise_address,
             "HOST:PORT where coordinators reach this worker; default: where it listens");
-  flags.Add("metrics-port", &f->metrics_port, "Port of /metrics; 0: none");
   flags
       .Add("drain-timeout", &f->drain_timeout_s, "Seconds that running requests get after SIGTERM")
       ->check(NumberFrom(0, kMaxSeconds));
@@ -59,8 +57,6 @@ void DeclareFlags(FlagSet& flags, WorkerFlags* f) {
       .Add("orphan-grace", &f->orphan_grace_s,
            "Seconds that the requests of a lost coordinator live on")
       ->check(NumberFrom(0, kMaxSeconds));
-  flags.AddSwitch("insecure", &f->insecure,
-                  "Allow listening beyond this machine without encryption");
   flags.AddSwitch(
       "inspect", &f->inspect,
       "Print the range of each of the model's tensors, what bf16 and fp16 could not hold "

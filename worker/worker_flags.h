@@ -6,24 +6,20 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "common/flags.h"
+#include "common/server_flags.h"
 #include "worker/engine_factory.h"
 
 namespace quire {
 
 // The settings of quire-worker, with their defaults.
-struct WorkerFlags {
+struct WorkerFlags : ServerFlags {
   EngineSettings engine;
-  std::string host = "127.0.0.1";
-  uint16_t port = 0;
   std::vector<std::string> join;
   std::string worker_name;
   std::string advertise_address;
   std::string served_model_name;
-  uint16_t metrics_port = 0;
   double drain_timeout_s = 30;
   double orphan_grace_s = 10;
-  bool insecure = false;
   bool inspect = false;
 };
 
