@@ -259,9 +259,7 @@ void RequestStream::PlaceAndSubmit() {
       link_ = link;
       Accept(link->View());
       submit = MakeSubmit();
-      complete =
-          std::all_of(output_.choices.begin(), output_.choices.end(),
-                      [](const ChoiceOutput& choice) { return choice.finished.has_value(); });
+      complete = output_.is_complete();
     }
     if (complete) return End(absl::OkStatus());  // what was emitted had ended every choice
     if (!link->Submit(std::move(submit), shared_from_this())) {
@@ -351,10 +349,7 @@ void RequestStream::EndLocked(const absl::Status& status, Effects* effects) {
 }
 
 void RequestStream::EndIfComplete(Effects* effects) {
-  for (const ChoiceOutput& choice : output_.choices) {
-    if (!choice.finished.has_value()) return;
-  }
-  EndLocked(error_, effects);
+  if (output_.is_complete()) EndLocked(error_, effects);
 }
 
 void RequestStream::End(const absl::Status& status) {

@@ -19,6 +19,11 @@ size_t StreamOutput::num_tokens() const {
   return num_tokens;
 }
 
+bool StreamOutput::is_complete() const {
+  return std::all_of(choices.begin(), choices.end(),
+                     [](const ChoiceOutput& choice) { return choice.finished.has_value(); });
+}
+
 bool StreamOutput::IsBehind(const ResumeTokens& resume) const {
   if (ended.has_value()) return false;
   for (size_t i = 0; i < resume.size(); ++i) {

@@ -46,6 +46,7 @@ struct StreamOutput {
   absl::Status CheckResume(const ResumeTokens& resume) const;
 
   size_t num_tokens() const;  // of all choices
+  bool is_complete() const;   // every choice has finished
 
  private:
   bool TakePromptLogprobs(StreamCursor* cursor, v1::GenerateEvent* event) const;
