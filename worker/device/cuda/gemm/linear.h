@@ -1,0 +1,122 @@
+#ifndef QUIRE_WORKER_DEVICE_CUDA_GEMM_LINEAR_H_
+#define QUIRE_WORKER_DEVICE_CUDA_GEMM_LINEAR_H_
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/device/cuda/device_memory.h"
+#include "worker/device/cuda/gemm/skinny_gemm.h"
+#include "worker/model/dtype.h"
+
+// The matrix products of the CUDA executor: whatever the number of rows, a row's result is bitwise
+// the same.
+//
+// In bf16 the reference is skinny_gemm.h's chain. It computes up to 16 rows itself; for more,
+// cuBLASLt does, with algorithms that do not split K and that gave, at start, bitwise the
+// reference's results for random inputs of that shape and number of rows. Of those the fastest is
+// taken. In fp32 one kernel of our own serves every number of rows.
+namespace quire::cuda {
+
+// A library handle and its workspace, shared by all products of one stream.
+class MatrixLibrary {
+ public:
+  static absl::StatusOr<std::unique_ptr<MatrixLibrary>> Create();
+  ~MatrixLibrary();
+  MatrixLibrary(const MatrixLibrary&) = delete;
+  MatrixLibrary& operator=(const MatrixLibrary&) = delete;
+
+  cublasLtHandle_t handle() const { return handle_; }
+  void* workspace() const { return workspace_.data(); }
+  size_t workspace_bytes() const { return workspace_.size(); }
+
+ private:
+  MatrixLibrary() = default;
+
+  cublasLtHandle_t handle_ = nullptr;
+  DeviceBuffer workspace_;
+};
+
+// y = x · Wᵀ (+ bias) by shape alone: which algorithm computes how many rows.
+class LinearShape {
+ public:
+  struct Spec {
+    DType dtype = DType::kBF16;
+    uint32_t n = 0;
+    uint32_t k = 0;  // a multiple of 16
+    bool has_bias = false;
+    bool fp32_output = false;  // in bf16; in fp32 the output is fp32
+    uint32_t max_rows = 0;
+  };
+  // What the choice is made with, all on the device. Several matrices of the shape keep the timing
+  // from living in the cache.
+  struct Trial {
+    std::vector<const void*> weights;
+    const void* bias = nullptr;
+    void* inputs = nullptr;  // [PaddedRows(max_rows), k], overwritten
+  };
+
+  // Tries the algorithms for every number of rows up to max_rows. Errors: INTERNAL where no
+  // algorithm gives the reference's bits; RESOURCE_EXHAUSTED memory for the trial.
+  static absl::StatusOr<std::shared_ptr<const LinearShape>> Create(MatrixLibrary& library,
+                                                                   const Spec& spec,
+                                                                   const Trial& trial,
+                                                                   cudaStream_t stream);
+  ~LinearShape();
+  LinearShape(const LinearShape&) = delete;
+  LinearShape& operator=(const LinearShape&) = delete;
+
+  // Rows that a product of `rows` rows computes: inputs and outputs must have room for them.
+  static uint32_t PaddedRows(uint32_t rows);
+
+  const Spec& spec() const { return spec_; }
+  // Algorithms that were tried, and how many of them gave the reference's bits.
+  uint32_t num_tried() const { return num_tried_; }
+  uint32_t num_exact() const { return num_exact_; }
+
+  cudaError_t RunLibrary(const void* weights, const void* bias, const void* inputs, uint32_t rows,
+                         void* outputs, cudaStream_t stream) const;
+
+ private:
+  struct Choice;
+  LinearShape(MatrixLibrary& library, const Spec& spec);
+  absl::Status Choose(const Trial& trial, cudaStream_t stream);
+
+  MatrixLibrary& library_;
+  const Spec spec_;
+  cublasLtMatmulDesc_t operation_ = nullptr;
+  cublasLtMatrixLayout_t weights_layout_ = nullptr;
+  std::vector<Choice> choices_;  // ascending rows
+  uint32_t num_tried_ = 0;
+  uint32_t num_exact_ = 0;
+};
+
+// One layer's product: weights and where its inputs lie.
+class Linear {
+ public:
+  Linear() = default;
+  // `weights` [n, k], `bias` [n] or null, `inputs` [PaddedRows(max_rows), k], at least 16 rows: on
+  // the device, in the shape's dtype, and outliving this.
+  static absl::StatusOr<Linear> Create(std::shared_ptr<const LinearShape> shape,
+                                       const void* weights, const void* bias, const void* inputs);
+
+  // Enqueues outputs[0, rows) = inputs[0, rows) · Wᵀ + bias; outputs has room for PaddedRows(rows),
+  // of which those beyond `rows` mean nothing. REQUIRES: 0 < rows <= max_rows.
+  cudaError_t Run(uint32_t rows, void* outputs, cudaStream_t stream) const;
+
+ private:
+  std::shared_ptr<const LinearShape> shape_;
+  const void* weights_ = nullptr;
+  const void* bias_ = nullptr;
+  const void* inputs_ = nullptr;
+  SkinnyGemm skinny_;
+};
+
+}  // namespace quire::cuda
+
+#endif  // QUIRE_WORKER_DEVICE_CUDA_GEMM_LINEAR_H_
