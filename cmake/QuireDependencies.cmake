@@ -85,6 +85,23 @@ if(QUIRE_TORCH)
     -Wl,--disable-new-dtags)
 endif()
 
+if(QUIRE_CUDA)
+  # The CUDA runtime is linked into each binary. cuBLASLt, 540 MB, is found where it lies, or through
+  # LD_LIBRARY_PATH on another machine.
+  set(QUIRE_CUDA_DIR "${QUIRE_SITE_PACKAGES}/nvidia/cu13")
+  if(NOT EXISTS "${QUIRE_CUDA_DIR}/bin/nvcc")
+    message(FATAL_ERROR "no nvcc in ${QUIRE_CUDA_DIR}: run ./dev build cuda, which installs it")
+  endif()
+  add_library(quire_cudart INTERFACE)
+  target_include_directories(quire_cudart SYSTEM INTERFACE "${QUIRE_CUDA_DIR}/include")
+  target_link_libraries(quire_cudart INTERFACE
+    "${QUIRE_CUDA_DIR}/lib/libcudart_static.a" Threads::Threads ${CMAKE_DL_LIBS} rt)
+
+  add_library(quire_cublaslt INTERFACE)
+  target_link_libraries(quire_cublaslt INTERFACE quire_cudart "${QUIRE_CUDA_DIR}/lib/libcublasLt.so.13")
+  target_link_options(quire_cublaslt INTERFACE "-Wl,-rpath,${QUIRE_CUDA_DIR}/lib" -Wl,--disable-new-dtags)
+endif()
+
 if(QUIRE_TESTS)
   find_package(GTest REQUIRED)
   find_library(QUIRE_RAPIDCHECK rapidcheck)

@@ -11,8 +11,9 @@ set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O1 -g1 -fno-omit-frame-pointer")
 
 # -ffp-contract=off: a fused multiply-add happens where the source says so and nowhere else, so that
 # every instruction-set path of a kernel rounds alike (docs/numerics.md).
-add_compile_options(-Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers
-                    -ffp-contract=off -fno-math-errno)
+set(QUIRE_COMPILE_OPTIONS -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers
+                          -ffp-contract=off -fno-math-errno)
+add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:${QUIRE_COMPILE_OPTIONS}>")
 
 find_program(QUIRE_CCACHE ccache)
 if(QUIRE_CCACHE)

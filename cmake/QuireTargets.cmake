@@ -21,8 +21,8 @@ add_custom_target(asan_tests)
 
 # quire_test(NAME SOURCES ... DEPS ... [LABELS ...] [TIMEOUT seconds]): one GoogleTest binary, each
 # of its tests a ctest entry of its own. Labels: tsan (part of tsan_tests), slow (not in ./dev test
-# quick, nor under AddressSanitizer). NO_ASAN keeps it out of asan_tests. PREFIX goes before the names
-# of its tests.
+# quick, nor under AddressSanitizer), gpu (not in asan_tests; one at a time, skipped where there is no
+# GPU). NO_ASAN keeps it out of asan_tests. PREFIX goes before the names of its tests.
 function(quire_test name)
   cmake_parse_arguments(ARG "NO_MAIN;NO_ASAN" "TIMEOUT;PREFIX" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
@@ -37,7 +37,10 @@ function(quire_test name)
   if("tsan" IN_LIST ARG_LABELS)
     add_dependencies(tsan_tests ${name})
   endif()
-  if(NOT ARG_NO_ASAN)
+  set(properties TIMEOUT ${ARG_TIMEOUT})
+  if("gpu" IN_LIST ARG_LABELS)
+    list(APPEND properties RESOURCE_LOCK gpu)
+  elseif(NOT ARG_NO_ASAN)
     add_dependencies(asan_tests ${name})
     list(PREPEND ARG_LABELS asan)
   endif()
@@ -45,7 +48,7 @@ function(quire_test name)
   list(JOIN ARG_LABELS "_" labels)
   include(GoogleTest)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST TEST_PREFIX "${ARG_PREFIX}"
-    PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${labels}")
+    PROPERTIES ${properties} LABELS "${labels}")
 endfunction()
 
 # Fails the build when an include crosses a zone border (docs/architecture.md).
