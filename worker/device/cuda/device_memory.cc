@@ -115,9 +115,12 @@ absl::Status Stream::Synchronize(absl::string_view what) const {
   return CudaStatus(cudaStreamSynchronize(get()), what);
 }
 
-absl::StatusOr<Event> Event::Create() {
+absl::StatusOr<Event> Event::Create() { return CreateWithFlags(cudaEventDisableTiming); }
+absl::StatusOr<Event> Event::CreateTimed() { return CreateWithFlags(cudaEventDefault); }
+
+absl::StatusOr<Event> Event::CreateWithFlags(unsigned flags) {
   cudaEvent_t event = nullptr;
-  const cudaError_t error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  const cudaError_t error = cudaEventCreateWithFlags(&event, flags);
   if (error != cudaSuccess) return CudaStatus(error, "making an event");
   Event made;
   made.event_.reset(event);

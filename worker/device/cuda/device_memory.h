@@ -80,10 +80,11 @@ class Stream {
   std::unique_ptr<std::remove_pointer_t<cudaStream_t>, Destroy> stream_;
 };
 
-// A point in a stream, without a time.
+// A point in a stream. Only a timed one, which costs more, serves cudaEventElapsedTime.
 class Event {
  public:
   static absl::StatusOr<Event> Create();
+  static absl::StatusOr<Event> CreateTimed();
   Event() = default;
 
   cudaEvent_t get() const { return event_.get(); }
@@ -92,6 +93,8 @@ class Event {
   struct Destroy {
     void operator()(cudaEvent_t event) const { cudaEventDestroy(event); }
   };
+  static absl::StatusOr<Event> CreateWithFlags(unsigned flags);
+
   std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, Destroy> event_;
 };
 

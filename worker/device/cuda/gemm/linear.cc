@@ -67,7 +67,7 @@ struct LinearShape::Choice {
   uint32_t rows = 0;
   Layout inputs;
   Layout outputs;
-  cublasLtMatmulAlgo_t algorithm;
+  cublasLtMatmulAlgo_t algorithm = {};
 };
 
 LinearShape::LinearShape(MatrixLibrary& library, const Spec& spec)
