@@ -13,14 +13,17 @@
 // Every function enqueues on `stream` and returns the launch's error. All pointers are to device
 // memory. Tensors are in the compute dtype (kF32 or kBF16); in bf16 every operation computes in
 // fp32 and rounds where Hugging Face's modules round. A row's result depends on the row alone:
-// sums run in one fixed tree, whatever the number of rows.
+// sums run in one fixed tree, whatever the number of rows. Rows start at multiples of 16 bytes.
+//
+// Weights, rows, row_tokens, row_slots, row_positions, cos and sin are read before the kernels
+// before have ended: copies bring them, no kernel writes them.
 namespace quire::cuda {
 
 // hidden[r] = embedding[token of r]; clears faults[r].
 struct EmbedArgs {
   DType dtype = DType::kBF16;
   uint32_t num_rows = 0;
-  uint32_t hidden_size = 0;
+  uint32_t hidden_size = 0;         // a multiple of 8
   const void* embedding = nullptr;  // [vocabulary, hidden_size]
   // [num_rows]; negative: the slot's last sampled token, which the host may not know yet.
   const int32_t* row_tokens = nullptr;
@@ -36,7 +39,7 @@ cudaError_t Embed(const EmbedArgs& args, cudaStream_t stream);
 struct AddNormArgs {
   DType dtype = DType::kBF16;
   uint32_t num_rows = 0;
-  uint32_t hidden_size = 0;  // a multiple of 16
+  uint32_t hidden_size = 0;  // a multiple of 16 up to 16,384
   float eps = 0;
   void* hidden = nullptr;         // [rows, hidden_size]
   const void* delta = nullptr;    // the same shape, or null
@@ -82,15 +85,6 @@ struct SiluMulArgs {
   void* out = nullptr;            // [num_rows, size]
 };
 cudaError_t SiluMul(const SiluMulArgs& args, cudaStream_t stream);
-
-// block_tables[slot][index] = block for every entry.
-struct TableUpdate {
-  int32_t slot = 0;
-  int32_t index = 0;
-  int32_t block = 0;
-};
-cudaError_t UpdateTables(const TableUpdate* updates, uint32_t count, int32_t* block_tables,
-                         uint32_t table_stride, cudaStream_t stream);
 
 }  // namespace quire::cuda
 
