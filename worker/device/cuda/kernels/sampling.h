@@ -3,17 +3,19 @@
 
 #include <cuda_runtime_api.h>
 
-#include <cstddef>
 #include <cstdint>
 
 // From rows of logits to tokens and log-probabilities, on the device: the definition of E4 as
 // worker/device/cpu/sampler.h states it, one row at a time. A row's result depends on its logits,
-// its slot's parameters and counts and its position alone.
+// its slot's parameters and counts and its position alone: sums are of integers, so that no order
+// of additions matters.
 namespace quire::cuda {
 
 inline constexpr uint32_t kMaxBiases = 1024;   // of a slot: api.md's limit
 inline constexpr uint32_t kMaxEosTokens = 64;  // likewise
 inline constexpr uint32_t kMaxTop = 20;        // alternatives a row reports
+// What a cluster's shared memories hold of a row.
+inline constexpr uint32_t kMaxVocabulary = 440000;
 
 // Sampling parameters of a slot, as the device holds them.
 struct SlotSampling {
@@ -45,7 +47,8 @@ struct LogitsRow {
   int32_t num_prompt_top = -1;
 };
 
-// Entry 0 is the token itself, then the likeliest, most likely first, ties to the lower id.
+// Of a token, and of the likeliest ones: most likely first, ties to the lower id. Of those, as many
+// as were asked for and the vocabulary has.
 struct RowLogprobs {
   float logprob = 0;
   uint32_t top_tokens[kMaxTop];
@@ -53,7 +56,7 @@ struct RowLogprobs {
 };
 
 struct RowResult {
-  uint32_t token = 0;
+  uint32_t token = 0;   // of a row that samples
   uint32_t finite = 0;  // 0: some logit was not; the rest means nothing, and the slot is unchanged
 };
 
@@ -73,15 +76,10 @@ struct SamplingArgs {
   uint32_t* counts = nullptr;
   int32_t* last_tokens = nullptr;  // [num_slots]
 
-  // What rows with filters, bias or penalties need: SamplingScratchBytes(num_rows, vocabulary).
-  void* scratch = nullptr;
-
   RowResult* results = nullptr;            // [num_rows]
   RowLogprobs* logprobs = nullptr;         // [num_rows]; of rows that ask
   RowLogprobs* prompt_logprobs = nullptr;  // [num_rows]; of rows that ask
 };
-
-size_t SamplingScratchBytes(uint32_t max_rows, uint32_t vocabulary_size);
 
 // What a launch must be able to do. A captured launch serves any rows within it, so the common
 // case, greedy rows without extras, need not pay for the others.
@@ -89,6 +87,7 @@ struct SamplingNeeds {
   bool draws = false;     // some row has a temperature, bias, penalty or min_new_tokens
   bool logprobs = false;  // some row asks for log-probabilities
 };
+// One launch. An error if the vocabulary is larger than kMaxVocabulary.
 cudaError_t Sample(const SamplingArgs& args, SamplingNeeds needs, cudaStream_t stream);
 
 // Rebuilds a slot's counts from its tokens, [num_tokens] on the device: the first num_prompt_tokens
