@@ -16,9 +16,18 @@ struct Answer {
   std::vector<float> logits;    // shaped as the golden's: with its tokens as the prompt
 };
 
-// The engines that parity is asked of: "paged" (batched, in random chunks), "baseline-dynamic" and
-// "baseline-static".
+// Each binary of parity tests has engines of its own: engines.cc for the CPU, cuda_engines.cc for
+// the GPU.
+
+// What this machine lacks to run them. Empty: nothing.
+std::string WhyNoEngines();
+
+// The engines that parity is asked of: "paged" (CpuExecutor, batched, in random chunks),
+// "baseline-dynamic" and "baseline-static"; or "paged" and "cuda" (the same on CudaExecutor).
 const std::vector<std::string>& EngineNames();
+
+// The checkpoints that they are asked about, as make_goldens.py names them.
+const std::vector<std::string>& CheckpointNames();
 
 // One answer a golden.
 std::vector<Answer> Ask(const std::string& engine, const std::shared_ptr<const Weights>& weights,

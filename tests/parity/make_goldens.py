@@ -1,9 +1,10 @@
-"""Makes what parity_test compares with: tiny random checkpoints and what transformers' generate() gives on them.
+"""Makes what the parity tests compare with: checkpoints and what transformers' generate() gives on them.
 
-    make_goldens.py ARCHITECTURE FOLDER
+    make_goldens.py NAME FOLDER
 
-ARCHITECTURE is llama, mistral, qwen2 or qwen3. FOLDER gets VARIATION/float32 and VARIATION/bfloat16, each the checkpoint
-in that dtype as save_pretrained writes it, and goldens.bin, which holds, little-endian:
+NAME is llama, mistral, qwen2 or qwen3, for tiny random checkpoints, or quire-tiny, for that model. FOLDER gets
+VARIATION/float32 and VARIATION/bfloat16, each the checkpoint in that dtype as save_pretrained writes it, and
+goldens.bin, which holds, little-endian:
 
     int32 vocabulary, int32 prompts
     for each prompt:
@@ -24,7 +25,10 @@ import numpy
 import torch
 import transformers
 
-PROMPTS = 208  # an architecture, in fp32
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TRAINED = "quire-tiny"
+
+PROMPTS = 208  # of a name, in fp32
 BFLOAT_PROMPTS = 48
 LONGEST_PROMPT = 120
 MOST_NEW_TOKENS = 16
@@ -77,6 +81,14 @@ def random_prompt():
     return torch.randint(0, SHAPE["vocab_size"], (1, length)), int(torch.randint(1, MOST_NEW_TOKENS + 1, ()))
 
 
+def text_prompt(ids):
+    """`ids` are a text's, BOS first: the prompt is BOS and a random piece of it."""
+    length = int(torch.randint(1, LONGEST_PROMPT + 1, ()))
+    first = int(torch.randint(1, len(ids) - length, ()))
+    prompt = torch.tensor([ids[:1] + ids[first : first + length - 1]])
+    return prompt, int(torch.randint(1, MOST_NEW_TOKENS + 1, ()))
+
+
 def write_goldens(folder, prompts):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     model.generation_config.eos_token_id = None
@@ -92,20 +104,40 @@ def write_goldens(folder, prompts):
             logits.numpy().astype("<f4").tofile(file)
 
 
-def main():
-    architecture, root = sys.argv[1], pathlib.Path(sys.argv[2])
-    transformers.logging.set_verbosity_error()
-    torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
+def write_checkpoint(folder, model, prompts, bfloat_prompts):
+    model.save_pretrained(folder / "float32")
+    write_goldens(folder / "float32", prompts)
+    model.to(torch.bfloat16).save_pretrained(folder / "bfloat16")
+    write_goldens(folder / "bfloat16", prompts[:bfloat_prompts])
+
+
+def write_random(architecture, root):
     torch.manual_seed(sorted(VARIATIONS).index(architecture))
     variations = VARIATIONS[architecture]
     for name, overrides in variations.items():
         model = make_model(architecture.capitalize(), overrides)
         prompts = [random_prompt() for _ in range(-(-PROMPTS // len(variations)))]
-        model.save_pretrained(root / name / "float32")
-        write_goldens(root / name / "float32", prompts)
-        model.to(torch.bfloat16).save_pretrained(root / name / "bfloat16")
-        write_goldens(root / name / "bfloat16", prompts[: BFLOAT_PROMPTS // len(variations)])
+        write_checkpoint(root / name, model, prompts, BFLOAT_PROMPTS // len(variations))
+
+
+def write_trained(root):
+    torch.manual_seed(len(VARIATIONS))
+    checkpoint = ROOT / "models" / TRAINED
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    ids = tokenizer((checkpoint / "README.md").read_text()).input_ids
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    write_checkpoint(root / TRAINED, model, [text_prompt(ids) for _ in range(PROMPTS)], BFLOAT_PROMPTS)
+
+
+def main():
+    name, root = sys.argv[1], pathlib.Path(sys.argv[2])
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    if name == TRAINED:
+        write_trained(root)
+    else:
+        write_random(name, root)
 
 
 if __name__ == "__main__":

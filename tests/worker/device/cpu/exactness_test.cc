@@ -4,11 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 #include <random>
 
-#include "tests/worker/device/cpu/executor_driver.h"
-#include "tests/worker/device/cpu/test_models.h"
+#include "tests/worker/device/cpu/cpu_under_test.h"
+#include "tests/worker/device/exactness/executor_driver.h"
+#include "tests/worker/device/exactness/same_bits.h"
+#include "tests/worker/device/exactness/test_models.h"
 
 namespace quire {
 namespace {
@@ -25,8 +26,8 @@ std::vector<TestSequence> Requests(uint32_t count, uint32_t vocabulary) {
   return sequences;
 }
 
-std::unique_ptr<CpuExecutor> MakeExecutor(const std::shared_ptr<const Weights>& weights,
-                                          uint32_t block_size, int num_threads, Isa isa) {
+std::unique_ptr<ExecutorUnderTest> MakeExecutor(const std::shared_ptr<const Weights>& weights,
+                                                uint32_t block_size, int num_threads, Isa isa) {
   CpuExecutorOptions options;
   options.num_threads = num_threads;
   options.num_slots = 12;
@@ -34,9 +35,7 @@ std::unique_ptr<CpuExecutor> MakeExecutor(const std::shared_ptr<const Weights>& 
   options.block_size = block_size;
   options.num_blocks = 12 * 256 / block_size;
   options.isa = isa;
-  auto executor = CpuExecutor::Create(options, weights);
-  EXPECT_TRUE(executor.ok()) << executor.status();
-  return *std::move(executor);
+  return MakeCpuUnderTest(options, weights);
 }
 
 // What each sequence gives when it runs alone, one position a step: all else is then compared with
@@ -47,19 +46,6 @@ std::vector<TestSequence> RunAlone(const std::shared_ptr<const Weights>& weights
   std::vector<TestSequence> sequences = requests;
   RunSequences(*executor, {.seed = 1, .max_running = 1, .max_chunk = 1}, sequences);
   return sequences;
-}
-
-void ExpectSame(const std::vector<TestSequence>& expected, const std::vector<TestSequence>& got) {
-  for (size_t i = 0; i < expected.size(); ++i) {
-    ASSERT_EQ(got[i].output, expected[i].output) << "sequence " << i;
-    ASSERT_TRUE(got[i].faults.empty());
-    for (const auto& [position, logits] : got[i].logits) {
-      const auto at = expected[i].logits.find(position);
-      ASSERT_NE(at, expected[i].logits.end());
-      ASSERT_EQ(std::memcmp(at->second.data(), logits.data(), logits.size() * sizeof(float)), 0)
-          << "sequence " << i << ", position " << position;
-    }
-  }
 }
 
 class ExactnessTest : public testing::TestWithParam<std::tuple<std::string, DType>> {

@@ -9,7 +9,7 @@
 #include <random>
 
 #include "scheduler/batch/serial_scheduler.h"
-#include "tests/worker/device/cpu/test_models.h"
+#include "tests/worker/device/exactness/test_models.h"
 #include "tests/worker/device/torch_baseline/baseline_driver.h"
 
 namespace quire {

@@ -1,4 +1,4 @@
-#include "tests/worker/device/cpu/test_models.h"
+#include "tests/worker/device/exactness/test_models.h"
 
 #include <cstdlib>
 

@@ -1,9 +1,11 @@
-#include "tests/worker/device/cpu/executor_driver.h"
+#include "tests/worker/device/exactness/executor_driver.h"
 
 #include <algorithm>
 #include <numeric>
+#include <random>
 
 #include "scheduler/check.h"
+#include "tests/worker/device/exactness/random.h"
 
 namespace quire {
 namespace {
@@ -18,18 +20,20 @@ struct Running {
 
 class Driver {
  public:
-  Driver(CpuExecutor& executor, const WildSchedule& schedule)
-      : executor_(executor), schedule_(schedule), random_(schedule.seed) {
-    free_slots_.resize(executor.limits().num_slots);
-    free_blocks_.resize(executor.limits().num_blocks);
+  Driver(ExecutorUnderTest& executor, const WildSchedule& schedule)
+      : executor_(executor),
+        limits_(executor.limits()),
+        schedule_(schedule),
+        random_(schedule.seed) {
+    free_slots_.resize(limits_.num_slots);
+    free_blocks_.resize(limits_.num_blocks);
     std::iota(free_slots_.begin(), free_slots_.end(), 0);
     std::iota(free_blocks_.begin(), free_blocks_.end(), 0);
-    for (const BlockId block : free_blocks_) executor.kv_store_for_test().FillWithNan(block);
+    for (const BlockId block : free_blocks_) executor.FillWithNan(block);
     executor.set_logits_observer([this](SlotId slot, uint32_t position, const float* logits) {
       for (Running& running : running_) {
         if (running.slot != slot) continue;
-        running.sequence->logits[position].assign(logits,
-                                                  logits + executor_.limits().vocabulary_size);
+        running.sequence->logits[position].assign(logits, logits + limits_.vocabulary_size);
       }
     });
   }
@@ -41,12 +45,16 @@ class Driver {
     while (!waiting_.empty() || !running_.empty()) Step();
     StepPlan plan;
     plan.freed = freed_;
-    QUIRE_CHECK(executor_.Launch(plan).ok());
-    QUIRE_CHECK(executor_.Collect(&result_).ok());
+    Execute(plan);
   }
 
  private:
-  uint32_t Below(uint32_t end) { return static_cast<uint32_t>(random_() % end); }
+  uint32_t Below(uint32_t end) { return quire::Below(random_, end); }
+
+  void Execute(const StepPlan& plan) {
+    executor_.Launch(plan);
+    executor_.Collect(&result_);
+  }
 
   template <typename U>
   U TakeAny(std::vector<U>& from) {
@@ -60,7 +68,7 @@ class Driver {
     freed_.push_back(running.slot);
     free_slots_.push_back(running.slot);
     for (const BlockId block : running.blocks) {
-      executor_.kv_store_for_test().FillWithNan(block);
+      executor_.FillWithNan(block);
       free_blocks_.push_back(block);
     }
   }
@@ -100,15 +108,14 @@ class Driver {
     while (!waiting_.empty() && running_.size() < schedule_.max_running) Start(plan);
     std::shuffle(running_.begin(), running_.end(), random_);
 
-    uint32_t budget = executor_.limits().max_num_batched_tokens;
+    uint32_t budget = limits_.max_num_batched_tokens;
     std::vector<Running*> planned;
     for (Running& running : running_) {
       if (budget == 0) break;
       PlanRun(running, &budget, plan);
       planned.push_back(&running);
     }
-    QUIRE_CHECK(executor_.Launch(plan).ok());
-    QUIRE_CHECK(executor_.Collect(&result_).ok());
+    Execute(plan);
     Settle(plan, planned);
   }
 
@@ -123,7 +130,7 @@ class Driver {
     run.samples = run.num_tokens == left;
     *budget -= run.num_tokens;
     const uint32_t end = running.next_position + run.num_tokens;
-    while (running.blocks.size() * executor_.limits().block_size < end) {
+    while (running.blocks.size() * limits_.block_size < end) {
       QUIRE_CHECK(!free_blocks_.empty());
       running.blocks.push_back(TakeAny(free_blocks_));
       plan.appended.push_back({running.slot, running.blocks.back()});
@@ -157,9 +164,10 @@ class Driver {
     });
   }
 
-  CpuExecutor& executor_;
+  ExecutorUnderTest& executor_;
+  const ExecutorLimits& limits_;
   const WildSchedule schedule_;
-  std::mt19937_64 random_;
+  TestRandom random_;
   std::vector<SlotId> free_slots_;
   std::vector<BlockId> free_blocks_;
   std::vector<SlotId> freed_;
@@ -171,7 +179,7 @@ class Driver {
 
 }  // namespace
 
-void RunSequences(CpuExecutor& executor, const WildSchedule& schedule,
+void RunSequences(ExecutorUnderTest& executor, const WildSchedule& schedule,
                   std::vector<TestSequence>& sequences) {
   Driver(executor, schedule).Run(sequences);
 }

@@ -1,13 +1,12 @@
-#ifndef QUIRE_TESTS_WORKER_DEVICE_CPU_EXECUTOR_DRIVER_H_
-#define QUIRE_TESTS_WORKER_DEVICE_CPU_EXECUTOR_DRIVER_H_
+#ifndef QUIRE_TESTS_WORKER_DEVICE_EXACTNESS_EXECUTOR_DRIVER_H_
+#define QUIRE_TESTS_WORKER_DEVICE_EXACTNESS_EXECUTOR_DRIVER_H_
 
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <random>
 #include <vector>
 
-#include "worker/device/cpu/cpu_executor.h"
+#include "tests/worker/device/exactness/executor_under_test.h"
 
 namespace quire {
 
@@ -33,9 +32,11 @@ struct WildSchedule {
   double preempt_chance = 0.0;  // per running sequence and step
 };
 
-void RunSequences(CpuExecutor& executor, const WildSchedule& schedule,
+// Collects each step before it launches the next. Every block and slot of the executor is free
+// before and after.
+void RunSequences(ExecutorUnderTest& executor, const WildSchedule& schedule,
                   std::vector<TestSequence>& sequences);
 
 }  // namespace quire
 
-#endif  // QUIRE_TESTS_WORKER_DEVICE_CPU_EXECUTOR_DRIVER_H_
+#endif  // QUIRE_TESTS_WORKER_DEVICE_EXACTNESS_EXECUTOR_DRIVER_H_

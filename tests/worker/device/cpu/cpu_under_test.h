@@ -1,0 +1,17 @@
+#ifndef QUIRE_TESTS_WORKER_DEVICE_CPU_CPU_UNDER_TEST_H_
+#define QUIRE_TESTS_WORKER_DEVICE_CPU_CPU_UNDER_TEST_H_
+
+#include <memory>
+
+#include "tests/worker/device/exactness/executor_under_test.h"
+#include "worker/device/cpu/cpu_executor.h"
+
+namespace quire {
+
+// Ends the process where CpuExecutor::Create fails.
+std::unique_ptr<ExecutorUnderTest> MakeCpuUnderTest(const CpuExecutorOptions& options,
+                                                    std::shared_ptr<const Weights> weights);
+
+}  // namespace quire
+
+#endif  // QUIRE_TESTS_WORKER_DEVICE_CPU_CPU_UNDER_TEST_H_
