@@ -9,6 +9,10 @@
 #include "scheduler/batch/batch_scheduler.h"
 #include "scheduler/batch/serial_scheduler.h"
 #include "worker/device/cpu/cpu_executor.h"
+#ifdef QUIRE_CUDA
+#include "worker/device/cuda/cuda_executor.h"
+#include "worker/device/cuda/device_info.h"
+#endif
 #include "worker/device/fake/fake_executor.h"
 #ifdef QUIRE_TORCH
 #include "worker/device/torch_baseline/torch_baseline_executor.h"
@@ -24,6 +28,10 @@ namespace {
 
 // A KV pool beyond this is asked for by flag.
 constexpr uint64_t kMaxDefaultKvBytes = uint64_t{2} << 30;
+
+// Positions a step: enough to fill the device, few enough that decodes beside a prompt stay steady.
+constexpr uint32_t kDefaultBatchedTokens = 512;
+constexpr uint32_t kDefaultCudaBatchedTokens = 8192;
 
 // The fake engine's pool, which has no memory behind it.
 constexpr uint64_t kMaxFakeBlocks = 1 << 24;
@@ -92,9 +100,86 @@ BuiltEngine BuildFake(const EngineSettings& settings, const ModelConfig& config,
   return built;
 }
 
-absl::StatusOr<BuiltEngine> BuildPaged(const EngineSettings& settings, const ModelConfig& config,
-                                       uint32_t context, uint32_t threads,
-                                       std::shared_ptr<const Weights> weights) {
+// Whether the paged engine is to run on a GPU. FAILED_PRECONDITION: it must, and cannot.
+absl::StatusOr<bool> UsesCuda(const EngineSettings& settings) {
+  if (settings.device != "auto" && settings.device != "cpu" && settings.device != "cuda") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--device ", settings.device, ": auto, cpu or cuda is allowed"));
+  }
+  if (settings.device == "cpu" || settings.engine != "paged") return false;
+#ifdef QUIRE_CUDA
+  const auto device = cuda::FindDevice(0);
+  if (device.ok()) return true;
+  if (settings.device == "auto") return false;
+  return absl::FailedPreconditionError(absl::StrCat("--device cuda: ", device.status().message()));
+#else
+  if (settings.device == "auto") return false;
+  return absl::FailedPreconditionError("--device cuda: this build is without CUDA");
+#endif
+}
+
+// The KV pool's bytes as asked for, 0 for a default.
+absl::Status CheckKvBytes(const EngineSettings& settings, uint64_t bytes_per_block) {
+  if (settings.kv_cache_memory_bytes == 0 || settings.kv_cache_memory_bytes >= bytes_per_block) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("--kv-cache-memory-bytes ",
+                                                 settings.kv_cache_memory_bytes, ": a block has ",
+                                                 bytes_per_block, " bytes"));
+}
+
+uint64_t KvBytesPerToken(const ModelConfig& config, DType dtype) {
+  return uint64_t{2} * config.num_layers * config.kv_size() * SizeOf(dtype);
+}
+
+std::string DescribeKvPool(const ExecutorLimits& limits) {
+  return absl::StrCat(
+      "KV pool ", limits.num_blocks, " blocks of ", limits.block_size, " tokens, ",
+      uint64_t{limits.num_blocks} * limits.block_size * limits.kv_bytes_per_token >> 20, " MiB");
+}
+
+// The engine around an executor that pages.
+template <typename Executor>
+BuiltEngine AssemblePaged(const EngineSettings& settings, const Weights& weights, uint32_t threads,
+                          std::unique_ptr<Executor> executor) {
+  NumericsParts parts = ModelNumericsParts(weights, threads);
+  for (auto& part : executor->numerics_parts()) parts.push_back(std::move(part));
+  BuiltEngine built;
+  built.numerics_id = NumericsId(parts);
+  built.engine = MakePagedEngine(settings, executor->limits());
+  built.executor = std::move(executor);
+  return built;
+}
+
+#ifdef QUIRE_CUDA
+absl::StatusOr<BuiltEngine> BuildPagedCuda(const EngineSettings& settings,
+                                           const ModelConfig& config, uint32_t context,
+                                           uint32_t threads, std::shared_ptr<const Weights> weights,
+                                           const BuildProgress& progress) {
+  const uint64_t bytes_per_block = KvBytesPerToken(config, weights->dtype()) * settings.block_size;
+  if (absl::Status status = CheckKvBytes(settings, bytes_per_block); !status.ok()) return status;
+  CudaExecutorOptions options;
+  options.num_slots = settings.max_num_seqs;
+  options.max_num_batched_tokens = settings.max_num_batched_tokens;
+  options.context_length = context;
+  options.block_size = settings.block_size;
+  options.num_blocks = settings.num_gpu_blocks_override;
+  options.kv_cache_bytes = settings.kv_cache_memory_bytes;
+  options.gpu_memory_utilization = settings.gpu_memory_utilization;
+  auto executor = CudaExecutor::Create(options, *weights, progress);
+  if (!executor.ok()) return executor.status();
+  const std::string description =
+      absl::StrCat((*executor)->device_name(), ", weights ", weights->num_bytes() >> 20, " MiB, ",
+                   DescribeKvPool((*executor)->limits()));
+  BuiltEngine built = AssemblePaged(settings, *weights, threads, *std::move(executor));
+  built.description = description;
+  return built;
+}
+#endif
+
+absl::StatusOr<BuiltEngine> BuildPagedCpu(const EngineSettings& settings, const ModelConfig& config,
+                                          uint32_t context, uint32_t threads,
+                                          std::shared_ptr<const Weights> weights) {
   CpuExecutorOptions options;
   options.num_threads = static_cast<int>(threads);
   options.num_slots = settings.max_num_seqs;
@@ -102,31 +187,19 @@ absl::StatusOr<BuiltEngine> BuildPaged(const EngineSettings& settings, const Mod
   options.context_length = context;
   options.block_size = settings.block_size;
   options.num_blocks = settings.num_gpu_blocks_override;
-  const uint64_t bytes_per_token =
-      uint64_t{2} * config.num_layers * config.kv_size() * SizeOf(weights->dtype());
-  const uint64_t bytes_per_block = bytes_per_token * settings.block_size;
-  if (settings.kv_cache_memory_bytes != 0 && settings.kv_cache_memory_bytes < bytes_per_block) {
-    return absl::InvalidArgumentError(absl::StrCat("--kv-cache-memory-bytes ",
-                                                   settings.kv_cache_memory_bytes, ": a block has ",
-                                                   bytes_per_block, " bytes"));
-  }
+  const uint64_t bytes_per_token = KvBytesPerToken(config, weights->dtype());
+  absl::Status status = CheckKvBytes(settings, bytes_per_token * settings.block_size);
+  if (!status.ok()) return status;
   options.kv_cache_bytes = settings.kv_cache_memory_bytes != 0
                                ? settings.kv_cache_memory_bytes
                                : DefaultKvBytes(bytes_per_token, context, settings.max_num_seqs);
   auto executor = CpuExecutor::Create(options, weights);
   if (!executor.ok()) return executor.status();
-  NumericsParts parts = ModelNumericsParts(*weights, threads);
-  for (auto& part : (*executor)->numerics_parts()) parts.push_back(std::move(part));
-  BuiltEngine built;
-  built.numerics_id = NumericsId(parts);
-  const ExecutorLimits& limits = (*executor)->limits();
-  built.description = absl::StrCat(
+  const std::string description = absl::StrCat(
       "CPU, ", threads, " threads, ", std::string(IsaName((*executor)->isa())), ", weights ",
-      weights->num_bytes() >> 20, " MiB, KV pool ", limits.num_blocks, " blocks of ",
-      limits.block_size, " tokens, ",
-      uint64_t{limits.num_blocks} * limits.block_size * limits.kv_bytes_per_token >> 20, " MiB");
-  built.engine = MakePagedEngine(settings, limits);
-  built.executor = *std::move(executor);
+      weights->num_bytes() >> 20, " MiB, ", DescribeKvPool((*executor)->limits()));
+  BuiltEngine built = AssemblePaged(settings, *weights, threads, *std::move(executor));
+  built.description = description;
   return built;
 }
 
@@ -167,10 +240,18 @@ absl::StatusOr<BuiltEngine> BuildBaseline(const EngineSettings& settings, uint32
 
 }  // namespace
 
-absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& settings) {
+absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& asked,
+                                        const BuildProgress& progress) {
+  EngineSettings settings = asked;
   if (settings.engine != "paged" && settings.engine != "baseline" && settings.engine != "fake") {
     return absl::InvalidArgumentError(
         absl::StrCat("--engine ", settings.engine, ": paged or baseline is allowed"));
+  }
+  const absl::StatusOr<bool> uses_cuda = UsesCuda(settings);
+  if (!uses_cuda.ok()) return uses_cuda.status();
+  if (settings.max_num_batched_tokens == 0) {
+    settings.max_num_batched_tokens = std::max(
+        settings.max_num_seqs, *uses_cuda ? kDefaultCudaBatchedTokens : kDefaultBatchedTokens);
   }
   if (settings.max_num_batched_tokens < settings.max_num_seqs) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -209,8 +290,12 @@ absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& settings) {
     load.num_threads = threads;
     auto weights = Weights::Load(settings.model_folder, config, load);
     if (!weights.ok()) return weights.status();
-    if (settings.engine == "paged") {
-      built = BuildPaged(settings, config, context, threads, *weights);
+    if (*uses_cuda) {
+#ifdef QUIRE_CUDA
+      built = BuildPagedCuda(settings, config, context, threads, *weights, progress);
+#endif
+    } else if (settings.engine == "paged") {
+      built = BuildPagedCpu(settings, config, context, threads, *weights);
     } else {
       built = BuildBaseline(settings, context, threads, *weights);
     }

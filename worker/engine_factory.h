@@ -2,6 +2,7 @@
 #define QUIRE_WORKER_ENGINE_FACTORY_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,17 +17,20 @@ namespace quire {
 // that worker_flags.cc gives those; zero means "the default", which BuildEngine resolves.
 struct EngineSettings {
   std::string model_folder;
-  std::string engine = "paged";      // paged, baseline, or fake: no model, for tests of the service
-  std::string dtype = "auto";        // auto (the checkpoint's), fp32, bf16
-  std::string load_format = "auto";  // auto (safetensors), dummy
+  std::string engine = "paged";  // paged, baseline, or fake: no model, for tests of the service
+  // Of the paged engine: auto (cuda where this build and the machine have it, else cpu), cpu, cuda.
+  std::string device = "auto";
+  std::string dtype = "auto";              // auto (the checkpoint's), fp32, bf16
+  std::string load_format = "auto";        // auto (safetensors), dummy
   std::string baseline_cache = "dynamic";  // dynamic, static
   bool allow_overflow = false;
   uint32_t max_model_len = 0;  // tokens; default: the model's
   uint32_t max_num_seqs = 256;
-  uint32_t max_num_batched_tokens = 512;
+  uint32_t max_num_batched_tokens = 0;  // default: 512 on a CPU, 8,192 on a GPU
   uint32_t max_queue = 1024;
   uint32_t block_size = 16;  // tokens
   uint64_t kv_cache_memory_bytes = 0;
+  double gpu_memory_utilization = 0.9;   // share of a GPU's memory that all of it together may take
   uint32_t num_gpu_blocks_override = 0;  // vLLM's name for the number of KV blocks, on any device
   bool enable_prefix_caching = true;
   uint32_t num_threads = 0;   // default: one a core
@@ -43,8 +47,13 @@ struct BuiltEngine {
   std::vector<std::string> warnings;
 };
 
-// Loads the model and builds the engine. The one place that knows every device.
-absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& settings);
+// Hears a line for each stage of a start that takes long.
+using BuildProgress = std::function<void(const std::string& line)>;
+
+// Loads the model and builds the engine. The one place that knows every device. `progress` may be
+// empty.
+absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& settings,
+                                        const BuildProgress& progress);
 
 }  // namespace quire
 

@@ -168,7 +168,7 @@ int Run(int argc, char** argv) {
   const int64_t started = SteadyMicros();
   auto files = ReadModelFiles(flags.engine.model_folder);
   if (!files.ok()) return Fail(files.status());
-  auto built = BuildEngine(flags.engine);
+  auto built = BuildEngine(flags.engine, [](const std::string& line) { LogInfo(line); });
   if (!built.ok()) return Fail(built.status());
   for (const std::string& warning : built->warnings) LogWarning(warning);
   LogInfo(absl::StrFormat("model loaded in %.2f s: %s, %s, numerics_id %s",

@@ -24,6 +24,8 @@ void DeclareFlags(FlagSet& flags, WorkerFlags* f) {
   flags.Add("model", &e.model_folder, "Folder of the model, in Hugging Face format")->required();
   flags.Add("served-model-name", &f->served_model_name, "Name for clients; default: the folder's");
   flags.Add("engine", &e.engine, "paged (continuous batching) or baseline (one request at a time)");
+  flags.Add("device", &e.device,
+            "auto (a GPU where there is one), cpu or cuda: the paged engine's");
   flags.Add("dtype", &e.dtype, "auto (the checkpoint's), fp32 or bf16");
   flags.Add("load-format", &e.load_format, "auto, or dummy: random weights from config.json alone");
   flags.AddSwitch("allow-overflow", &e.allow_overflow,
@@ -33,11 +35,16 @@ void DeclareFlags(FlagSet& flags, WorkerFlags* f) {
   flags.Add("max-model-len", &e.max_model_len, "Context in tokens; 0: the model's");
   flags.Add("max-num-seqs", &e.max_num_seqs, "Sequences that run at once")
       ->check(NumberFrom(1, kMaxNumSeqs));
-  flags.Add("max-num-batched-tokens", &e.max_num_batched_tokens, "Token positions a step");
+  flags.Add("max-num-batched-tokens", &e.max_num_batched_tokens,
+            "Token positions a step; 0: 512 on a CPU, 8,192 on a GPU");
   flags.Add("max-queue", &e.max_queue, "Sequences taken beyond max-num-seqs")
       ->check(NumberFrom(1, kMaxQueue));
   flags.Add("block-size", &e.block_size, "Tokens a KV block");
   flags.Add("kv-cache-memory-bytes", &e.kv_cache_memory_bytes, "Size of the KV pool; 0: a default");
+  flags
+      .Add("gpu-memory-utilization", &e.gpu_memory_utilization,
+           "Share of the GPU's memory for weights, KV pool and all else")
+      ->check(NumberFrom(0.01, 1));
   flags.Add("num-gpu-blocks-override", &e.num_gpu_blocks_override,
             "Number of KV blocks; 0: from the size");
   flags.AddSwitch("enable-prefix-caching", &e.enable_prefix_caching,

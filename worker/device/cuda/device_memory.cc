@@ -115,7 +115,9 @@ absl::Status Stream::Synchronize(absl::string_view what) const {
   return CudaStatus(cudaStreamSynchronize(get()), what);
 }
 
-absl::StatusOr<Event> Event::Create() { return CreateWithFlags(cudaEventDisableTiming); }
+absl::StatusOr<Event> Event::Create() {
+  return CreateWithFlags(cudaEventDisableTiming | cudaEventBlockingSync);
+}
 absl::StatusOr<Event> Event::CreateTimed() { return CreateWithFlags(cudaEventDefault); }
 
 absl::StatusOr<Event> Event::CreateWithFlags(unsigned flags) {

@@ -80,7 +80,8 @@ class Stream {
   std::unique_ptr<std::remove_pointer_t<cudaStream_t>, Destroy> stream_;
 };
 
-// A point in a stream. Only a timed one, which costs more, serves cudaEventElapsedTime.
+// A point in a stream. Only a timed one serves cudaEventElapsedTime; who waits for the other kind
+// sleeps.
 class Event {
  public:
   static absl::StatusOr<Event> Create();

@@ -132,7 +132,7 @@ std::vector<Shape> Shapes() {
   shapes.push_back({DType::kBF16, 40, 2, 128, 16, 300});
   shapes.push_back({DType::kBF16, 71, 1, 64, 64, 0});
   shapes.push_back({DType::kBF16, 9, 3, 96, 128, 64});
-  shapes.push_back({DType::kBF16, 8, 2, 128, 256, 256});
+  shapes.push_back({DType::kBF16, 8, 2, 128, 128, 256});
   shapes.push_back({DType::kBF16, 8, 2, 128, 16, 1});
   for (const uint32_t head_dim : {16, 64, 80, 256}) {
     for (const uint32_t group : {1, 2, 7}) {

@@ -11,6 +11,7 @@
 #include <random>
 #include <string_view>
 
+#include "scheduler/batch/step_plan.h"
 #include "tests/worker/device/cuda/sampling_scene.h"
 
 namespace quire::cuda {
@@ -53,13 +54,13 @@ TEST_F(SamplingTest, GreedyFindsTheLargestLogit) {
         for (uint32_t r = 0; r < num_rows; ++r) {
           SCOPED_TRACE(r);
           if (r == 3) {
-            EXPECT_EQ(outcome.results[r].finite, 0xffffffffu);
+            EXPECT_EQ(outcome.results[r].fault, 0xffffffffu);
             EXPECT_EQ(last[r], -1);
           } else if (r == 4) {
-            EXPECT_EQ(outcome.results[r].finite, 1u);
+            EXPECT_EQ(outcome.results[r].fault, 0u);
             EXPECT_EQ(last[r], -1);
           } else {
-            EXPECT_EQ(outcome.results[r].finite, 1u);
+            EXPECT_EQ(outcome.results[r].fault, 0u);
             EXPECT_EQ(outcome.results[r].token, ArgMax(logits[r]));
             EXPECT_EQ(last[r], static_cast<int32_t>(ArgMax(logits[r])));
           }
@@ -112,11 +113,11 @@ TEST_F(SamplingTest, ARowThatIsNotFiniteChangesNothing) {
       const SamplingScene::Outcome outcome = scene.Run(rows, needs);
       const std::vector<int32_t> last = scene.LastTokens();
       for (uint32_t r = 0; r < num_rows; ++r) {
-        EXPECT_EQ(outcome.results[r].finite, 0u) << r;
+        EXPECT_EQ(outcome.results[r].fault, static_cast<uint32_t>(NumericFault::kLogits)) << r;
         EXPECT_EQ(last[r], -1) << r;
         EXPECT_EQ(scene.Counts(r), counts) << r;
       }
-      EXPECT_EQ(outcome.results[num_rows].finite, 1u);
+      EXPECT_EQ(outcome.results[num_rows].fault, 0u);
       EXPECT_NE(last[num_rows], -1);
     }
   }
@@ -357,7 +358,7 @@ TEST_F(SamplingTest, OneCapturedLaunchServesAnyRows) {
       }
       for (uint32_t r = 0; r < Company::kRows; ++r) {
         if (rows[r].row.slot >= 0) continue;
-        EXPECT_EQ(outcome.results[r].finite, 0xffffffffu) << r;
+        EXPECT_EQ(outcome.results[r].fault, 0xffffffffu) << r;
       }
     }
   }

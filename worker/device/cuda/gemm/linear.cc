@@ -45,6 +45,25 @@ absl::StatusOr<Layout> MakeLayout(cudaDataType_t type, uint64_t rows, uint64_t c
   return Layout(layout);
 }
 
+// Without split-K: its parts would be summed in an order of their own.
+absl::StatusOr<Preference> MakePreference(uint64_t workspace_bytes) {
+  cublasLtMatmulPreference_t preference = nullptr;
+  absl::Status status =
+      LibraryStatus(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
+  if (!status.ok()) return status;
+  Preference made(preference);
+  const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
+    if (!status.ok()) return;
+    status = LibraryStatus(
+        cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
+        "cublasLtMatmulPreferenceSetAttribute");
+  };
+  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
+  set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
+  if (!status.ok()) return status;
+  return made;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MatrixLibrary>> MatrixLibrary::Create() {
@@ -68,6 +87,101 @@ struct LinearShape::Choice {
   Layout inputs;
   Layout outputs;
   cublasLtMatmulAlgo_t algorithm = {};
+  float milliseconds = 0;  // of kTimedRuns
+};
+
+// Compares what the library computes for random inputs with the reference, and times it.
+class LinearShape::Contest {
+ public:
+  static absl::StatusOr<Contest> Create(const LinearShape& shape, const Trial& trial,
+                                        cudaStream_t stream) {
+    Contest contest(shape, trial, stream);
+    absl::Status status;
+    const auto make = [&](size_t bytes, const char* what, DeviceBuffer* out) {
+      if (!status.ok()) return;
+      absl::StatusOr<DeviceBuffer> buffer = DeviceBuffer::Create(bytes, what);
+      status = buffer.status();
+      if (buffer.ok()) *out = *std::move(buffer);
+    };
+    const size_t bytes = PaddedRows(shape.spec_.max_rows) * contest.row_bytes();
+    make(bytes, "a product's reference", &contest.reference_);
+    make(bytes, "a product's trial", &contest.outputs_);
+    make(sizeof(unsigned long long), "a count", &contest.differing_);
+    if (!status.ok()) return status;
+    absl::StatusOr<Event> begin = Event::CreateTimed();
+    if (!begin.ok()) return begin.status();
+    absl::StatusOr<Event> end = Event::CreateTimed();
+    if (!end.ok()) return end.status();
+    contest.begin_ = *std::move(begin);
+    contest.end_ = *std::move(end);
+    const cudaError_t error = contest.ComputeReference();
+    if (error != cudaSuccess) return CudaStatus(error, "a matrix product's reference");
+    return contest;
+  }
+
+  // Whether the choice's results for all of its rows are bitwise the reference's.
+  absl::StatusOr<bool> IsExact(const Choice& choice) {
+    auto* const differing = static_cast<unsigned long long*>(differing_.data());
+    unsigned long long count = 0;
+    cudaError_t error = cudaMemsetAsync(outputs_.data(), 0xFF, choice.rows * row_bytes(), stream_);
+    if (error == cudaSuccess) error = Run(choice, 0);
+    if (error == cudaSuccess) {
+      error =
+          CountDiffering(outputs_.data(), reference_.data(), size_t{choice.rows} * shape_.spec_.n,
+                         output_bytes(), differing, stream_);
+    }
+    if (error == cudaSuccess) {
+      error = cudaMemcpyAsync(&count, differing, sizeof(count), cudaMemcpyDeviceToHost, stream_);
+    }
+    if (error == cudaSuccess) error = cudaStreamSynchronize(stream_);
+    if (error != cudaSuccess) return CudaStatus(error, "a matrix product's trial");
+    return count == 0;
+  }
+
+  // Milliseconds of kTimedRuns runs.
+  absl::StatusOr<float> Time(const Choice& choice) {
+    float milliseconds = 0;
+    cudaError_t error = cudaEventRecord(begin_.get(), stream_);
+    for (size_t run = 0; run < kTimedRuns && error == cudaSuccess; ++run) error = Run(choice, run);
+    if (error == cudaSuccess) error = cudaEventRecord(end_.get(), stream_);
+    if (error == cudaSuccess) error = cudaEventSynchronize(end_.get());
+    if (error == cudaSuccess) {
+      error = cudaEventElapsedTime(&milliseconds, begin_.get(), end_.get());
+    }
+    if (error != cudaSuccess) return CudaStatus(error, "a matrix product's timing");
+    return milliseconds;
+  }
+
+ private:
+  Contest(const LinearShape& shape, const Trial& trial, cudaStream_t stream)
+      : shape_(shape), trial_(trial), stream_(stream) {}
+
+  uint32_t output_bytes() const { return shape_.spec_.fp32_output ? 4 : 2; }
+  size_t row_bytes() const { return size_t{shape_.spec_.n} * output_bytes(); }
+
+  cudaError_t ComputeReference() {
+    const Spec& spec = shape_.spec_;
+    const uint32_t rows = PaddedRows(spec.max_rows);
+    cudaError_t error =
+        FillNormalBf16(trial_.inputs, size_t{rows} * spec.k, spec.n + spec.k, 1.0f, stream_);
+    if (error != cudaSuccess) return error;
+    return RunInParts(spec, trial_.weights.front(), trial_.bias, trial_.inputs, rows,
+                      reference_.data(), stream_);
+  }
+
+  cudaError_t Run(const Choice& choice, size_t run) const {
+    return shape_.RunChoice(choice, trial_.weights[run % trial_.weights.size()], trial_.bias,
+                            trial_.inputs, outputs_.data(), stream_);
+  }
+
+  const LinearShape& shape_;
+  const Trial& trial_;
+  cudaStream_t stream_;
+  DeviceBuffer reference_;
+  DeviceBuffer outputs_;
+  DeviceBuffer differing_;
+  Event begin_;
+  Event end_;
 };
 
 LinearShape::LinearShape(MatrixLibrary& library, const Spec& spec)
@@ -98,11 +212,9 @@ absl::StatusOr<std::shared_ptr<const LinearShape>> LinearShape::Create(MatrixLib
   return shape;
 }
 
-absl::Status LinearShape::Choose(const Trial& trial, cudaStream_t stream) {
+absl::Status LinearShape::DescribeProduct() {
   // cuBLASLt sees our row-major matrices transposed: W is [k, n] to be transposed, x is [k, rows],
   // y is [n, rows].
-  const cudaDataType_t output_type = spec_.fp32_output ? CUDA_R_32F : CUDA_R_16BF;
-  const uint32_t output_bytes = spec_.fp32_output ? 4 : 2;
   absl::Status status =
       LibraryStatus(cublasLtMatmulDescCreate(&operation_, CUBLAS_COMPUTE_32F, CUDA_R_32F),
                     "cublasLtMatmulDescCreate");
@@ -118,137 +230,111 @@ absl::Status LinearShape::Choose(const Trial& trial, cudaStream_t stream) {
     set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_16BF);
   }
   if (!status.ok()) return status;
-  absl::StatusOr<Layout> weights_layout = MakeLayout(CUDA_R_16BF, spec_.k, spec_.n);
-  if (!weights_layout.ok()) return weights_layout.status();
-  weights_layout_ = weights_layout->release();
+  absl::StatusOr<Layout> weights = MakeLayout(CUDA_R_16BF, spec_.k, spec_.n);
+  if (!weights.ok()) return weights.status();
+  weights_layout_ = weights->release();
+  return absl::OkStatus();
+}
 
-  cublasLtMatmulPreference_t raw_preference = nullptr;
-  status = LibraryStatus(cublasLtMatmulPreferenceCreate(&raw_preference),
-                         "cublasLtMatmulPreferenceCreate");
-  if (!status.ok()) return status;
-  const Preference preference(raw_preference);
-  const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
-    if (!status.ok()) return;
-    status = LibraryStatus(
-        cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)),
-        "cublasLtMatmulPreferenceSetAttribute");
-  };
-  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{library_.workspace_bytes()});
-  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
-  if (!status.ok()) return status;
-
-  // The reference's results for random inputs, 16 rows at a time.
-  const uint32_t all_rows = PaddedRows(spec_.max_rows);
-  absl::StatusOr<DeviceBuffer> reference =
-      DeviceBuffer::Create(size_t{all_rows} * spec_.n * output_bytes, "a product's reference");
-  if (!reference.ok()) return reference.status();
-  absl::StatusOr<DeviceBuffer> outputs =
-      DeviceBuffer::Create(size_t{all_rows} * spec_.n * output_bytes, "a product's trial");
+absl::StatusOr<LinearShape::Choice> LinearShape::MakeChoice(uint32_t rows) const {
+  Choice choice;
+  choice.rows = rows;
+  absl::StatusOr<Layout> inputs = MakeLayout(CUDA_R_16BF, spec_.k, rows);
+  if (!inputs.ok()) return inputs.status();
+  absl::StatusOr<Layout> outputs =
+      MakeLayout(spec_.fp32_output ? CUDA_R_32F : CUDA_R_16BF, spec_.n, rows);
   if (!outputs.ok()) return outputs.status();
-  absl::StatusOr<DeviceBuffer> differing =
-      DeviceBuffer::Create(sizeof(unsigned long long), "a count");
-  if (!differing.ok()) return differing.status();
-  auto* const count_on_device = static_cast<unsigned long long*>(differing->data());
-  const void* const weights = trial.weights.front();
-  cudaError_t error =
-      FillNormalBf16(trial.inputs, size_t{all_rows} * spec_.k, spec_.n + spec_.k, 1.0f, stream);
-  for (uint32_t row = 0; row < all_rows && error == cudaSuccess; row += kSkinnyMaxRows) {
-    SkinnyGemm gemm;
-    error =
-        MakeSkinnyGemm(weights, static_cast<const uint16_t*>(trial.inputs) + size_t{row} * spec_.k,
-                       spec_.n, spec_.k, &gemm);
-    if (error != cudaSuccess) break;
-    error = RunSkinnyGemm(
-        gemm, kSkinnyMaxRows, trial.bias,
-        static_cast<uint8_t*>(reference->data()) + size_t{row} * spec_.n * output_bytes,
-        spec_.fp32_output, stream);
-  }
-  if (error != cudaSuccess) return CudaStatus(error, "a matrix product's reference");
+  choice.inputs = *std::move(inputs);
+  choice.outputs = *std::move(outputs);
+  return choice;
+}
 
-  absl::StatusOr<Event> begin = Event::CreateTimed();
-  if (!begin.ok()) return begin.status();
-  absl::StatusOr<Event> end = Event::CreateTimed();
-  if (!end.ok()) return end.status();
-  for (uint32_t rows = PaddedRows(kSkinnyMaxRows + 1); rows <= all_rows;
-       rows = PaddedRows(rows + 1)) {
-    Choice choice;
-    choice.rows = rows;
-    absl::StatusOr<Layout> inputs_layout = MakeLayout(CUDA_R_16BF, spec_.k, rows);
-    if (!inputs_layout.ok()) return inputs_layout.status();
-    absl::StatusOr<Layout> outputs_layout = MakeLayout(output_type, spec_.n, rows);
-    if (!outputs_layout.ok()) return outputs_layout.status();
-    choice.inputs = *std::move(inputs_layout);
-    choice.outputs = *std::move(outputs_layout);
+absl::Status LinearShape::Choose(const Trial& trial, cudaStream_t stream) {
+  if (absl::Status status = DescribeProduct(); !status.ok()) return status;
+  absl::StatusOr<Preference> preference = MakePreference(library_.workspace_bytes());
+  if (!preference.ok()) return preference.status();
+  absl::StatusOr<Contest> contest = Contest::Create(*this, trial, stream);
+  if (!contest.ok()) return contest.status();
 
+  const uint32_t most = PaddedRows(spec_.max_rows);
+  for (uint32_t rows = PaddedRows(kSkinnyMaxRows + 1); rows <= most; rows = PaddedRows(rows + 1)) {
+    absl::StatusOr<Choice> choice = MakeChoice(rows);
+    if (!choice.ok()) return choice.status();
     std::array<cublasLtMatmulHeuristicResult_t, kMaxAlgorithms> found;
     int num_found = 0;
-    status = LibraryStatus(
+    absl::Status status = LibraryStatus(
         cublasLtMatmulAlgoGetHeuristic(library_.handle(), operation_, weights_layout_,
-                                       choice.inputs.get(), choice.outputs.get(),
-                                       choice.outputs.get(), preference.get(), kMaxAlgorithms,
+                                       choice->inputs.get(), choice->outputs.get(),
+                                       choice->outputs.get(), preference->get(), kMaxAlgorithms,
                                        found.data(), &num_found),
         absl::StrCat("cublasLtMatmulAlgoGetHeuristic for ", rows, " x ", spec_.n, " x ", spec_.k));
     if (!status.ok()) return status;
-    choices_.push_back(std::move(choice));
 
-    float least = std::numeric_limits<float>::infinity();
-    int num_timed = 0;
+    choice->milliseconds = std::numeric_limits<float>::infinity();
     cublasLtMatmulAlgo_t best = {};
-    for (int i = 0; i < num_found && num_timed < kTimedAlgorithms; ++i) {
+    int num_exact = 0;
+    for (int i = 0; i < num_found && num_exact < kTimedAlgorithms; ++i) {
       if (found[i].state != CUBLAS_STATUS_SUCCESS) continue;
-      choices_.back().algorithm = found[i].algo;
       ++num_tried_;
-      const size_t elements = size_t{rows} * spec_.n;
-      unsigned long long count = 0;
-      error = cudaMemsetAsync(outputs->data(), 0xFF, elements * output_bytes, stream);
-      if (error == cudaSuccess) {
-        error = RunLibrary(weights, trial.bias, trial.inputs, rows, outputs->data(), stream);
-      }
-      if (error == cudaSuccess) {
-        error = CountDiffering(outputs->data(), reference->data(), elements, output_bytes,
-                               count_on_device, stream);
-      }
-      if (error == cudaSuccess) {
-        error =
-            cudaMemcpyAsync(&count, count_on_device, sizeof(count), cudaMemcpyDeviceToHost, stream);
-      }
-      if (error == cudaSuccess) error = cudaStreamSynchronize(stream);
-      if (error != cudaSuccess) return CudaStatus(error, "a matrix product's trial");
-      if (count != 0) continue;
-      ++num_exact_;
-      ++num_timed;
-      error = cudaEventRecord(begin->get(), stream);
-      for (int run = 0; run < kTimedRuns && error == cudaSuccess; ++run) {
-        error = RunLibrary(trial.weights[run % trial.weights.size()], trial.bias, trial.inputs,
-                           rows, outputs->data(), stream);
-      }
-      if (error == cudaSuccess) error = cudaEventRecord(end->get(), stream);
-      if (error == cudaSuccess) error = cudaEventSynchronize(end->get());
-      float milliseconds = 0;
-      if (error == cudaSuccess)
-        error = cudaEventElapsedTime(&milliseconds, begin->get(), end->get());
-      if (error != cudaSuccess) return CudaStatus(error, "a matrix product's timing");
-      if (milliseconds < least) {
-        least = milliseconds;
+      choice->algorithm = found[i].algo;
+      const absl::StatusOr<bool> is_exact = contest->IsExact(*choice);
+      if (!is_exact.ok()) return is_exact.status();
+      if (!*is_exact) continue;
+      ++num_exact;
+      const absl::StatusOr<float> time = contest->Time(*choice);
+      if (!time.ok()) return time.status();
+      if (*time < choice->milliseconds) {
+        choice->milliseconds = *time;
         best = found[i].algo;
       }
     }
-    if (num_timed == 0) {
-      return absl::InternalError(absl::StrCat("none of cuBLASLt's ", num_found, " algorithms for ",
-                                              rows, " x ", spec_.n, " x ", spec_.k,
-                                              " gives the reference's bits"));
+    num_exact_ += num_exact;
+    // Seen for a fp32 output of odd width: then the rows are computed 16 at a time.
+    if (num_exact == 0) {
+      choices_.clear();
+      return absl::OkStatus();
     }
-    choices_.back().algorithm = best;
+    choice->algorithm = best;
+    // More rows can take less time, where only their number has an algorithm that fills the device.
+    while (!choices_.empty() && choice->milliseconds < choices_.back().milliseconds) {
+      choices_.pop_back();
+    }
+    choices_.push_back(*std::move(choice));
   }
   return absl::OkStatus();
 }
 
-cudaError_t LinearShape::RunLibrary(const void* weights, const void* bias, const void* inputs,
-                                    uint32_t rows, void* outputs, cudaStream_t stream) const {
+cudaError_t LinearShape::RunInParts(const Spec& spec, const void* weights, const void* bias,
+                                    const void* inputs, uint32_t rows, void* outputs,
+                                    cudaStream_t stream) {
+  const size_t output_bytes = spec.fp32_output ? sizeof(float) : sizeof(uint16_t);
+  cudaError_t error = cudaSuccess;
+  for (uint32_t row = 0; row < rows && error == cudaSuccess; row += kSkinnyMaxRows) {
+    SkinnyGemm part;
+    error = MakeSkinnyGemm(weights, static_cast<const uint16_t*>(inputs) + size_t{row} * spec.k,
+                           spec.n, spec.k, {}, &part);
+    if (error != cudaSuccess) break;
+    error = RunSkinnyGemm(part, std::min(rows - row, kSkinnyMaxRows), bias,
+                          static_cast<uint8_t*>(outputs) + row * (spec.n * output_bytes),
+                          spec.fp32_output, stream);
+  }
+  return error;
+}
+
+cudaError_t LinearShape::RunMany(const void* weights, const void* bias, const void* inputs,
+                                 uint32_t rows, void* outputs, cudaStream_t stream) const {
+  if (choices_.empty()) {
+    return RunInParts(spec_, weights, bias, inputs, rows, outputs, stream);
+  }
   const auto choice =
       std::lower_bound(choices_.begin(), choices_.end(), rows,
                        [](const Choice& at, uint32_t wanted) { return at.rows < wanted; });
   if (choice == choices_.end()) return cudaErrorInvalidValue;
+  return RunChoice(*choice, weights, bias, inputs, outputs, stream);
+}
+
+cudaError_t LinearShape::RunChoice(const Choice& choice, const void* weights, const void* bias,
+                                   const void* inputs, void* outputs, cudaStream_t stream) const {
   if (spec_.has_bias &&
       cublasLtMatmulDescSetAttribute(operation_, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
                                      sizeof(bias)) != CUBLAS_STATUS_SUCCESS) {
@@ -257,8 +343,8 @@ cudaError_t LinearShape::RunLibrary(const void* weights, const void* bias, const
   const float one = 1.0f;
   const float zero = 0.0f;
   const cublasStatus_t status = cublasLtMatmul(
-      library_.handle(), operation_, &one, weights, weights_layout_, inputs, choice->inputs.get(),
-      &zero, outputs, choice->outputs.get(), outputs, choice->outputs.get(), &choice->algorithm,
+      library_.handle(), operation_, &one, weights, weights_layout_, inputs, choice.inputs.get(),
+      &zero, outputs, choice.outputs.get(), outputs, choice.outputs.get(), &choice.algorithm,
       library_.workspace(), library_.workspace_bytes(), stream);
   if (status == CUBLAS_STATUS_SUCCESS) return cudaSuccess;
   const cudaError_t error = cudaGetLastError();
@@ -266,11 +352,12 @@ cudaError_t LinearShape::RunLibrary(const void* weights, const void* bias, const
 }
 
 absl::StatusOr<Linear> Linear::Create(std::shared_ptr<const LinearShape> shape, const void* weights,
-                                      const void* bias, const void* inputs) {
+                                      const void* bias, const void* inputs,
+                                      const SkinnyPairing& pairing) {
   Linear linear;
   if (shape->spec().dtype == DType::kBF16) {
     const cudaError_t error =
-        MakeSkinnyGemm(weights, inputs, shape->spec().n, shape->spec().k, &linear.skinny_);
+        MakeSkinnyGemm(weights, inputs, shape->spec().n, shape->spec().k, pairing, &linear.skinny_);
     if (error != cudaSuccess) {
       return CudaStatus(error,
                         absl::StrCat("a matrix of ", shape->spec().n, " x ", shape->spec().k));
@@ -293,7 +380,19 @@ cudaError_t Linear::Run(uint32_t rows, void* outputs, cudaStream_t stream) const
   if (rows <= kSkinnyMaxRows) {
     return RunSkinnyGemm(skinny_, rows, bias_, outputs, spec.fp32_output, stream);
   }
-  return shape_->RunLibrary(weights_, bias_, inputs_, rows, outputs, stream);
+  return shape_->RunMany(weights_, bias_, inputs_, rows, outputs, stream);
+}
+
+cudaError_t Linear::RunAdd(uint32_t rows, void* outputs, cudaStream_t stream) const {
+  return RunSkinnyGemmAdd(skinny_, rows, bias_, outputs, stream);
+}
+
+cudaError_t Linear::RunSiluMul(uint32_t rows, void* outputs, cudaStream_t stream) const {
+  return RunSkinnyGemmSiluMul(skinny_, rows, bias_, outputs, stream);
+}
+
+cudaError_t Linear::RunRotateStore(const RotateStoreArgs& args, cudaStream_t stream) const {
+  return RunSkinnyGemmRotateStore(skinny_, bias_, args, stream);
 }
 
 }  // namespace quire::cuda

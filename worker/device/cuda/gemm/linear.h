@@ -61,8 +61,8 @@ class LinearShape {
     void* inputs = nullptr;  // [PaddedRows(max_rows), k], overwritten
   };
 
-  // Tries the algorithms for every number of rows up to max_rows. Errors: INTERNAL where no
-  // algorithm gives the reference's bits; RESOURCE_EXHAUSTED memory for the trial.
+  // Tries the algorithms for every number of rows up to max_rows. RESOURCE_EXHAUSTED: memory for
+  // the trial.
   static absl::StatusOr<std::shared_ptr<const LinearShape>> Create(MatrixLibrary& library,
                                                                    const Spec& spec,
                                                                    const Trial& trial,
@@ -71,7 +71,8 @@ class LinearShape {
   LinearShape(const LinearShape&) = delete;
   LinearShape& operator=(const LinearShape&) = delete;
 
-  // Rows that a product of `rows` rows computes: inputs and outputs must have room for them.
+  // Numbers of rows that are tried: `rows`, rounded up. A product may compute more rows than asked
+  // for, up to PaddedRows(max_rows): inputs and outputs must have room for those.
   static uint32_t PaddedRows(uint32_t rows);
 
   const Spec& spec() const { return spec_; }
@@ -79,19 +80,29 @@ class LinearShape {
   uint32_t num_tried() const { return num_tried_; }
   uint32_t num_exact() const { return num_exact_; }
 
-  cudaError_t RunLibrary(const void* weights, const void* bias, const void* inputs, uint32_t rows,
-                         void* outputs, cudaStream_t stream) const;
+  // More rows than kSkinnyMaxRows, up to max_rows.
+  cudaError_t RunMany(const void* weights, const void* bias, const void* inputs, uint32_t rows,
+                      void* outputs, cudaStream_t stream) const;
 
  private:
   struct Choice;
+  class Contest;
   LinearShape(MatrixLibrary& library, const Spec& spec);
   absl::Status Choose(const Trial& trial, cudaStream_t stream);
+  absl::Status DescribeProduct();
+  absl::StatusOr<Choice> MakeChoice(uint32_t rows) const;
+  cudaError_t RunChoice(const Choice& choice, const void* weights, const void* bias,
+                        const void* inputs, void* outputs, cudaStream_t stream) const;
+  // The reference itself, kSkinnyMaxRows rows at a time.
+  static cudaError_t RunInParts(const Spec& spec, const void* weights, const void* bias,
+                                const void* inputs, uint32_t rows, void* outputs,
+                                cudaStream_t stream);
 
   MatrixLibrary& library_;
   const Spec spec_;
   cublasLtMatmulDesc_t operation_ = nullptr;
   cublasLtMatrixLayout_t weights_layout_ = nullptr;
-  std::vector<Choice> choices_;  // ascending rows
+  std::vector<Choice> choices_;  // ascending rows; none: the library has nothing exact
   uint32_t num_tried_ = 0;
   uint32_t num_exact_ = 0;
 };
@@ -102,12 +113,27 @@ class Linear {
   Linear() = default;
   // `weights` [n, k], `bias` [n] or null, `inputs` [PaddedRows(max_rows), k], at least 16 rows: on
   // the device, in the shape's dtype, and outliving this.
+  // With a pairing the skinny products end with what Run does not do: see below.
   static absl::StatusOr<Linear> Create(std::shared_ptr<const LinearShape> shape,
-                                       const void* weights, const void* bias, const void* inputs);
+                                       const void* weights, const void* bias, const void* inputs,
+                                       const SkinnyPairing& pairing);
 
-  // Enqueues outputs[0, rows) = inputs[0, rows) · Wᵀ + bias; outputs has room for PaddedRows(rows),
-  // of which those beyond `rows` mean nothing. REQUIRES: 0 < rows <= max_rows.
+  // Whether so many rows are computed by the kernel for few of them, which can do what follows the
+  // product along with it.
+  bool IsSkinny(uint32_t rows) const {
+    return shape_->spec().dtype == DType::kBF16 && rows <= kSkinnyMaxRows;
+  }
+  bool is_paired() const { return skinny_.pairing.half > 0; }
+
+  // Enqueues outputs[0, rows) = inputs[0, rows) · Wᵀ + bias; outputs has room for
+  // PaddedRows(max_rows), of which those beyond `rows` mean nothing. REQUIRES: 0 < rows <=
+  // max_rows.
   cudaError_t Run(uint32_t rows, void* outputs, cudaStream_t stream) const;
+  // The same and what follows, in one kernel and with the same bits as in two: skinny_gemm.h.
+  // REQUIRES: IsSkinny(rows), and the pairing of its namesake there.
+  cudaError_t RunAdd(uint32_t rows, void* outputs, cudaStream_t stream) const;
+  cudaError_t RunSiluMul(uint32_t rows, void* outputs, cudaStream_t stream) const;
+  cudaError_t RunRotateStore(const RotateStoreArgs& args, cudaStream_t stream) const;
 
  private:
   std::shared_ptr<const LinearShape> shape_;

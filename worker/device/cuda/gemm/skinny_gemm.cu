@@ -4,7 +4,9 @@
 
 #include <algorithm>
 
+#include "worker/device/cuda/kernels/kv_layout.h"
 #include "worker/device/cuda/kernels/launch.h"
+#include "worker/device/cuda/kernels/pointwise_inl.cuh"
 
 namespace quire::cuda {
 namespace {
@@ -15,21 +17,40 @@ constexpr uint32_t kTileBytes = kTileOutputs * kBoxWidth * 2;
 constexpr uint32_t kInputBytes = 8 * kBoxWidth * 2;  // 8 rows of x in a box
 constexpr uint32_t kMaxTiles = 16;
 constexpr uint32_t kMaxStages = 8;
-// Bytes that a thread block keeps under way. Two blocks fit a multiprocessor, so that the next
-// kernel's first weights are under way while this one ends.
 constexpr uint32_t kStageBytes = 34 * 1024;
-constexpr uint32_t kSharedBytes = 104 * 1024;
+// Bytes that a thread block keeps under way. The small ring leaves room for another thread block on
+// the multiprocessor, so that the next kernel's first weights are under way while this one ends;
+// the large one reaches further ahead, which pays where a multiprocessor has much to read.
+constexpr uint32_t kSmallRing = 104 * 1024;
+constexpr uint32_t kLargeRing = 190 * 1024;
+constexpr uint64_t kLargeShare = 250 * 1000;  // bytes of weights a multiprocessor
+
+// What becomes of an output, or of a pair of them.
+enum class Epilogue { kStore, kStoreFp32, kAdd, kSiluMul, kRotateStore };
+
+template <Epilogue kEpilogue>
+inline constexpr bool kIsPaired =
+    kEpilogue == Epilogue::kSiluMul || kEpilogue == Epilogue::kRotateStore;
 
 struct Params {
-  void* y;
-  const __nv_bfloat16* bias;
-  uint32_t m, n, k;
-  uint32_t num_groups;  // of `tiles` tiles
+  void* y = nullptr;
+  const __nv_bfloat16* bias = nullptr;
+  uint32_t m = 0, n = 0, k = 0;
+  uint32_t num_rounds = 0;  // of `tiles` tiles, one thread block each
+  bool is_flat = false;     // see EncodeMatrix
   SkinnyShape shape;
+  SkinnyPairing pairing;
+  RotateStoreArgs rotate;
 };
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+// The same value, which the compiler keeps in a register: it would rather work out a shared address
+// anew in each turn of a loop, which here takes longer than the turn.
+__device__ __forceinline__ uint32_t Keep(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
 }
 __device__ __forceinline__ void InitBarrier(uint32_t barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
@@ -52,12 +73,13 @@ __device__ __forceinline__ void Wait(uint32_t barrier, uint32_t parity) {
       "r"(parity)
       : "memory");
 }
+// A box of `map` from column, row and box of columns on; see EncodeMatrix.
 __device__ __forceinline__ void CopyBox(uint32_t to, const CUtensorMap* map, uint32_t column,
-                                        uint32_t row, uint32_t barrier) {
+                                        uint32_t row, uint32_t box, uint32_t barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      " [%0], [%1, {%3, %4}], [%2];" ::"r"(to),
-      "l"(map), "r"(barrier), "r"(column), "r"(row)
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(column), "r"(row), "r"(box)
       : "memory");
 }
 __device__ __forceinline__ void LoadMatrices(uint32_t (&r)[4], uint32_t address) {
@@ -82,21 +104,23 @@ struct Operands {
   uint32_t weights[4][4];
   uint32_t inputs[kHalves][2][4];
 
-  __device__ __forceinline__ void Load(uint32_t box, uint32_t input_box, int warp, int lane) {
-    const uint32_t row = warp * kTileOutputs + lane % 16;
+  // `low` and `high` are the shared addresses of the tile's first and last 8 outputs, `input` that
+  // of the inputs.
+  __device__ __forceinline__ void Load(uint32_t low, uint32_t high, uint32_t input, int lane) {
+    const uint32_t row = lane % 8;
+    const uint32_t outputs = (lane / 8 % 2 == 0 ? low : high) + row * 128;
     const uint32_t half = lane / 16;
-    const uint32_t input_row = lane % 8;
     const uint32_t quarter = lane / 8;
 #pragma unroll
     for (uint32_t step = 0; step < 4; ++step) {
-      LoadMatrices(weights[step], box + row * 128 + (((step * 2 + half) ^ (row & 7)) << 4));
+      LoadMatrices(weights[step], outputs + (((step * 2 + half) ^ row) << 4));
     }
 #pragma unroll
     for (uint32_t h = 0; h < kHalves; ++h) {
 #pragma unroll
       for (uint32_t pair = 0; pair < 2; ++pair) {
-        LoadMatrices(inputs[h][pair], input_box + h * kInputBytes + input_row * 128 +
-                                          (((pair * 4 + quarter) ^ input_row) << 4));
+        LoadMatrices(inputs[h][pair],
+                     input + h * kInputBytes + row * 128 + (((pair * 4 + quarter) ^ row) << 4));
       }
     }
   }
@@ -113,18 +137,46 @@ struct Operands {
   }
 };
 
-// A ring of stages in shared memory: what the copying warp and the compute warps agree on.
+// A ring of stages in shared memory: what the copying warp and the compute warps agree on. A stage
+// is what few requests bring, since the copy engine takes tens of nanoseconds for each:
+//   without pairs   [box][tile][half][8 outputs][64 of K]           one request
+//   one group       [half][box][tile][8 outputs][64 of K]           one a half
+//   more groups     [tile][half][box][8 outputs][64 of K]           one a tile and half
+// and then the inputs, [box][row][64 of K], one request.
 template <int kHalves>
 struct Ring {
   uint32_t data;     // shared address, aligned to 1,024
   uint32_t filled;   // barriers, one a stage
   uint32_t emptied;  // likewise
-  uint32_t tiles, boxes, stages;
+  SkinnyShape shape;
+  uint32_t box_stride, tile_stride, half_stride;  // bytes
 
-  __device__ uint32_t weight_bytes() const { return tiles * kTileBytes; }
-  __device__ uint32_t box_bytes() const { return weight_bytes() + kHalves * kInputBytes; }
-  __device__ uint32_t box(uint32_t stage, uint32_t index) const {
-    return data + (stage * boxes + index) * box_bytes();
+  __device__ __forceinline__ Ring(uint32_t data, uint32_t barriers, const Params& p)
+      : data(Keep(data)), filled(Keep(barriers)), emptied(filled + kMaxStages * 8), shape(p.shape) {
+    constexpr uint32_t kHalfTile = kTileBytes / 2;
+    if (p.pairing.half == 0) {
+      half_stride = kHalfTile;
+      tile_stride = kTileBytes;
+      box_stride = shape.tiles * kTileBytes;
+    } else if (p.pairing.num_groups == 1) {
+      tile_stride = kHalfTile;
+      box_stride = shape.tiles * kHalfTile;
+      half_stride = shape.boxes * box_stride;
+    } else {
+      box_stride = kHalfTile;
+      half_stride = shape.boxes * kHalfTile;
+      tile_stride = 2 * half_stride;
+    }
+  }
+
+  __device__ __forceinline__ uint32_t stage_bytes() const {
+    return shape.boxes * (shape.tiles * kTileBytes + kHalves * kInputBytes);
+  }
+  __device__ __forceinline__ uint32_t stage(uint32_t index) const {
+    return data + index * stage_bytes();
+  }
+  __device__ __forceinline__ uint32_t inputs(uint32_t index) const {
+    return stage(index) + shape.boxes * shape.tiles * kTileBytes;
   }
 };
 
@@ -140,93 +192,156 @@ struct RingPosition {
   }
 };
 
+// Asks for a stage's weights, from box `first` of the round's tiles on, and says how much will come
+// in all. What lies beyond the matrix comes as zeros.
+template <int kHalves>
+__device__ __forceinline__ void CopyWeights(const Ring<kHalves>& ring, const CUtensorMap* weights,
+                                            const Params& p, uint32_t stage, uint32_t round,
+                                            uint32_t first) {
+  const uint32_t barrier = ring.filled + stage * 8;
+  ExpectBytes(barrier, ring.stage_bytes());
+  const uint32_t to = ring.stage(stage);
+  const uint32_t column = p.is_flat ? first * kBoxWidth : 0;
+  const uint32_t box = p.is_flat ? 0 : first;
+  const uint32_t first_tile = round * ring.shape.tiles;
+  const uint32_t half = p.pairing.half;
+  if (half == 0) {
+    CopyBox(to, weights, column, first_tile * kTileOutputs, box, barrier);
+  } else if (p.pairing.num_groups == 1) {
+    CopyBox(to, weights, column, first_tile * 8, box, barrier);
+    CopyBox(to + ring.half_stride, weights, column, half + first_tile * 8, box, barrier);
+  } else {
+    const uint32_t tiles_per_group = half / 8;
+    for (uint32_t tile = 0; tile < ring.shape.tiles; ++tile) {
+      const uint32_t at = first_tile + tile;
+      const uint32_t row = at / tiles_per_group * 2 * half + at % tiles_per_group * 8;
+      const uint32_t low = to + tile * ring.tile_stride;
+      CopyBox(low, weights, column, row, box, barrier);
+      CopyBox(low + ring.half_stride, weights, column, row + half, box, barrier);
+    }
+  }
+}
+
 template <int kHalves>
 __device__ __forceinline__ void CopyAll(const Ring<kHalves>& ring, const CUtensorMap* weights,
                                         const CUtensorMap* inputs, const Params& p) {
   const uint32_t num_boxes = (p.k + kBoxWidth - 1) / kBoxWidth;
-  const uint32_t num_stages = (num_boxes + ring.boxes - 1) / ring.boxes;
+  const uint32_t num_stages = (num_boxes + ring.shape.boxes - 1) / ring.shape.boxes;
   // Weights depend on no other kernel; the inputs are the work of the one before.
-  const auto copy_weights = [&](uint32_t stage, uint32_t group, uint32_t first, uint32_t count) {
-    const uint32_t barrier = ring.filled + stage * 8;
-    ExpectBytes(barrier, count * ring.box_bytes());
-    for (uint32_t i = 0; i < count; ++i) {
-      CopyBox(ring.box(stage, i), weights, (first + i) * kBoxWidth,
-              group * ring.tiles * kTileOutputs, barrier);
-    }
-  };
-  const auto copy_inputs = [&](uint32_t stage, uint32_t first, uint32_t count) {
-    for (uint32_t i = 0; i < count; ++i) {
-      CopyBox(ring.box(stage, i) + ring.weight_bytes(), inputs, (first + i) * kBoxWidth, 0,
-              ring.filled + stage * 8);
-    }
-  };
-  const uint32_t early = min(ring.stages, num_stages);
+  const uint32_t early = min(ring.shape.stages, num_stages);
   for (uint32_t s = 0; s < early; ++s) {
-    const uint32_t first = s * ring.boxes;
-    copy_weights(s, blockIdx.x, first, min(ring.boxes, num_boxes - first));
+    CopyWeights(ring, weights, p, s, blockIdx.x, s * ring.shape.boxes);
   }
   WaitForPrimary();
   RingPosition at;
-  for (uint32_t group = blockIdx.x; group < p.num_groups; group += gridDim.x) {
+  for (uint32_t round = blockIdx.x; round < p.num_rounds; round += gridDim.x) {
     for (uint32_t s = 0; s < num_stages; ++s) {
-      const uint32_t first = s * ring.boxes;
-      const uint32_t count = min(ring.boxes, num_boxes - first);
-      if (group != blockIdx.x || s >= early) {
-        // The stage's first use finds it empty: the parity before the barrier's first phase.
+      const uint32_t first = s * ring.shape.boxes;
+      if (round != blockIdx.x || s >= early) {
+        // A stage's first use finds it empty: the parity before the barrier's first phase.
         Wait(ring.emptied + at.stage * 8, at.parity ^ 1);
-        copy_weights(at.stage, group, first, count);
+        CopyWeights(ring, weights, p, at.stage, round, first);
       }
-      copy_inputs(at.stage, first, count);
-      at.Advance(ring.stages);
+      CopyBox(ring.inputs(at.stage), inputs, p.is_flat ? first * kBoxWidth : 0, 0,
+              p.is_flat ? 0 : first, ring.filled + at.stage * 8);
+      at.Advance(ring.shape.stages);
     }
   }
 }
 
-template <int kHalves, bool kFp32>
-__device__ __forceinline__ void Store(const Params& p, uint32_t first_output, int lane,
-                                      const float (&sums)[kHalves][4]) {
+// With the bias, in fp32.
+__device__ __forceinline__ float AddBias(const Params& p, float sum, uint32_t output) {
+  return p.bias == nullptr ? sum : __fadd_rn(sum, __bfloat162float(p.bias[output]));
+}
+
+template <Epilogue kEpilogue>
+__device__ __forceinline__ void FinishOne(const Params& p, uint32_t row, uint32_t output,
+                                          float sum) {
+  if (output >= p.n) return;
+  sum = AddBias(p, sum, output);
+  const size_t at = size_t{row} * p.n + output;
+  if constexpr (kEpilogue == Epilogue::kStoreFp32) {
+    static_cast<float*>(p.y)[at] = sum;
+  } else if constexpr (kEpilogue == Epilogue::kStore) {
+    static_cast<__nv_bfloat16*>(p.y)[at] = __float2bfloat16_rn(sum);
+  } else {
+    __nv_bfloat16* const y = static_cast<__nv_bfloat16*>(p.y) + at;
+    *y = __float2bfloat16_rn(__fadd_rn(__bfloat162float(*y), RoundTo<__nv_bfloat16>(sum)));
+  }
+}
+
+// Outputs `index` and half + `index` of a group.
+template <Epilogue kEpilogue>
+__device__ __forceinline__ void FinishPair(const Params& p, uint32_t row, uint32_t group,
+                                           uint32_t index, float low, float high) {
+  if (group >= p.pairing.num_groups) return;
+  const uint32_t output = group * 2 * p.pairing.half + index;
+  low = RoundTo<__nv_bfloat16>(AddBias(p, low, output));
+  high = RoundTo<__nv_bfloat16>(AddBias(p, high, output + p.pairing.half));
+  if constexpr (kEpilogue == Epilogue::kSiluMul) {
+    static_cast<__nv_bfloat16*>(p.y)[size_t{row} * p.pairing.half + index] =
+        __float2bfloat16_rn(SiluMulOf<__nv_bfloat16>(low, high));
+  } else {
+    const RotateStoreArgs& args = p.rotate;
+    const int32_t slot = args.row_slots[row];
+    if (slot < 0) return;
+    const uint32_t position = args.row_positions[row];
+    if (group < args.num_heads + args.num_kv_heads) {
+      const size_t angle = size_t{position} * p.pairing.half + index;
+      RotatePair<__nv_bfloat16>(args.cos[angle], args.sin[angle], &low, &high);
+    }
+    __nv_bfloat16* to = static_cast<__nv_bfloat16*>(args.qkv) + size_t{row} * p.n + output;
+    if (group >= args.num_heads) {
+      const KvLayout layout{args.num_kv_heads, args.block_size, args.head_dim};
+      const uint32_t block =
+          args.block_tables[size_t(slot) * args.table_stride + position / args.block_size];
+      const uint32_t kv_head = (group - args.num_heads) % args.num_kv_heads;
+      const bool is_value = group >= args.num_heads + args.num_kv_heads;
+      to = static_cast<__nv_bfloat16*>(args.kv) +
+           layout.key(block, kv_head, position % args.block_size) +
+           (is_value ? layout.value_offset() : 0) + index;
+    }
+    to[0] = __float2bfloat16_rn(low);
+    to[p.pairing.half] = __float2bfloat16_rn(high);
+  }
+}
+
+template <int kHalves, Epilogue kEpilogue>
+__device__ __forceinline__ void Finish(const Params& p, uint32_t tile, int lane,
+                                       const float (&sums)[kHalves][4]) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const uint32_t output = first_output + lane / 4 + half * 8;
-    if (output >= p.n) continue;
-    const float bias = p.bias != nullptr ? __bfloat162float(p.bias[output]) : 0.0f;
+  for (int h = 0; h < kHalves; ++h) {
 #pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint32_t row = h * 8 + lane % 4 * 2 + i;
-        if (row >= p.m) continue;
-        float sum = sums[h][half * 2 + i];
-        if (p.bias != nullptr) sum = __fadd_rn(sum, bias);
-        const size_t at = size_t{row} * p.n + output;
-        if constexpr (kFp32) {
-          static_cast<float*>(p.y)[at] = sum;
-        } else {
-          static_cast<__nv_bfloat16*>(p.y)[at] = __float2bfloat16_rn(sum);
-        }
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t row = h * 8 + lane % 4 * 2 + i;
+      if (row >= p.m) continue;
+      const float low = sums[h][i];
+      const float high = sums[h][2 + i];
+      if constexpr (kIsPaired<kEpilogue>) {
+        const uint32_t tiles_per_group = p.pairing.half / 8;
+        FinishPair<kEpilogue>(p, row, tile / tiles_per_group, tile % tiles_per_group * 8 + lane / 4,
+                              low, high);
+      } else {
+        const uint32_t output = tile * kTileOutputs + lane / 4;
+        FinishOne<kEpilogue>(p, row, output, low);
+        FinishOne<kEpilogue>(p, row, output + 8, high);
       }
     }
   }
 }
 
-template <int kHalves, bool kFp32>
+template <int kHalves, Epilogue kEpilogue>
 __global__ void __launch_bounds__((kMaxTiles + 1) * 32)
     SkinnyKernel(const __grid_constant__ CUtensorMap weights,
                  const __grid_constant__ CUtensorMap inputs, const Params p) {
   extern __shared__ uint8_t shared[];
   __shared__ alignas(8) uint64_t barriers[2 * kMaxStages];
-  Ring<kHalves> ring;
-  ring.data = (SharedAddress(shared) + 1023) & ~1023u;
-  ring.filled = SharedAddress(barriers);
-  ring.emptied = ring.filled + kMaxStages * 8;
-  ring.tiles = p.shape.tiles;
-  ring.boxes = p.shape.boxes;
-  ring.stages = p.shape.stages;
+  const Ring<kHalves> ring((SharedAddress(shared) + 1023) & ~1023u, SharedAddress(barriers), p);
   LetSecondaryStart();
   if (threadIdx.x == 0) {
-    for (uint32_t i = 0; i < ring.stages; ++i) {
+    for (uint32_t i = 0; i < ring.shape.stages; ++i) {
       InitBarrier(ring.filled + i * 8, 1);
-      InitBarrier(ring.emptied + i * 8, ring.tiles);
+      InitBarrier(ring.emptied + i * 8, ring.shape.tiles);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
@@ -234,54 +349,67 @@ __global__ void __launch_bounds__((kMaxTiles + 1) * 32)
 
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  if (warp == static_cast<int>(ring.tiles)) {
+  if (warp == static_cast<int>(ring.shape.tiles)) {
     if (lane == 0) CopyAll<kHalves>(ring, &weights, &inputs, p);
     return;
   }
   const uint32_t num_boxes = (p.k + kBoxWidth - 1) / kBoxWidth;
   RingPosition at;
-  for (uint32_t group = blockIdx.x; group < p.num_groups; group += gridDim.x) {
+  for (uint32_t round = blockIdx.x; round < p.num_rounds; round += gridDim.x) {
     float sums[kHalves][4] = {};
     Operands<kHalves> operands[2];  // one is loaded while the other is multiplied
-    uint32_t in_stage = 0;
+    uint32_t left_in_stage = 0;
+    uint32_t low = 0;
+    uint32_t input = 0;
     const auto load = [&](Operands<kHalves>& to) {
-      if (in_stage == 0) Wait(ring.filled + at.stage * 8, at.parity);
-      const uint32_t box = ring.box(at.stage, in_stage);
-      to.Load(box, box + ring.weight_bytes(), warp, lane);
+      if (left_in_stage == 0) {
+        Wait(ring.filled + at.stage * 8, at.parity);
+        left_in_stage = ring.shape.boxes;
+        low = ring.stage(at.stage) + warp * ring.tile_stride;
+        input = ring.inputs(at.stage);
+      }
+      to.Load(low, low + ring.half_stride, input, lane);
+      low += ring.box_stride;
+      input += kHalves * kInputBytes;
     };
     // Past the box that was loaded last: its stage may be filled again once it was the last of it.
     const auto release = [&](bool is_last) {
-      if (++in_stage < ring.boxes && !is_last) return;
-      in_stage = 0;
+      if (--left_in_stage > 0 && !is_last) return;
+      left_in_stage = 0;
       __syncwarp();
       if (lane == 0) Arrive(ring.emptied + at.stage * 8);
-      at.Advance(ring.stages);
+      at.Advance(ring.shape.stages);
     };
     load(operands[0]);
     release(num_boxes == 1);
-    for (uint32_t box = 0; box < num_boxes; box += 2) {
-      if (box + 1 < num_boxes) {
-        load(operands[1]);
-        operands[0].AddTo(sums);
-        release(box + 2 == num_boxes);
-      } else {
-        operands[0].AddTo(sums);
-        break;
-      }
-      if (box + 2 < num_boxes) {
-        load(operands[0]);
-        operands[1].AddTo(sums);
-        release(box + 3 == num_boxes);
-      } else {
-        operands[1].AddTo(sums);
-      }
+    uint32_t box = 1;
+    for (; box + 1 < num_boxes; box += 2) {
+      load(operands[1]);
+      operands[0].AddTo(sums);
+      release(false);
+      load(operands[0]);
+      operands[1].AddTo(sums);
+      release(box + 2 == num_boxes);
     }
-    Store<kHalves, kFp32>(p, (group * ring.tiles + warp) * kTileOutputs, lane, sums);
+    if (box < num_boxes) {
+      load(operands[1]);
+      operands[0].AddTo(sums);
+      release(true);
+      operands[1].AddTo(sums);
+    } else {
+      operands[0].AddTo(sums);
+    }
+    Finish<kHalves, kEpilogue>(p, round * ring.shape.tiles + warp, lane, sums);
   }
 }
 
-cudaError_t EncodeMap(const void* data, uint32_t rows, uint32_t k, uint32_t box_rows,
-                      CUtensorMap* map) {
+// A row-major bf16 matrix [rows, k] as the copy engine sees it: boxes of 64 columns,
+// [box][row][64], of which a request brings `boxes` at once. That takes a k of whole boxes; other
+// matrices are seen flat, [1][row][k], a box at a time.
+bool IsFlat(uint32_t k) { return k % kBoxWidth != 0; }
+
+cudaError_t EncodeMatrix(const void* data, uint32_t rows, uint32_t k, uint32_t box_rows,
+                         uint32_t boxes, CUtensorMap* map) {
   static const auto encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found;
@@ -290,26 +418,25 @@ cudaError_t EncodeMap(const void* data, uint32_t rows, uint32_t k, uint32_t box_
     return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
   }();
   if (encode == nullptr) return cudaErrorNotSupported;
-  const cuuint64_t sizes[2] = {k, rows};
-  const cuuint64_t strides[1] = {cuuint64_t{k} * 2};
-  const cuuint32_t box[2] = {kBoxWidth, box_rows};
-  const cuuint32_t steps[2] = {1, 1};
+  const cuuint64_t sizes[3] = {IsFlat(k) ? k : kBoxWidth, rows, IsFlat(k) ? 1 : k / kBoxWidth};
+  const cuuint64_t strides[2] = {cuuint64_t{k} * 2, kBoxWidth * 2};
+  const cuuint32_t box[3] = {kBoxWidth, box_rows, boxes};
+  const cuuint32_t steps[3] = {1, 1, 1};
   const CUresult result =
-      encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(data), sizes, strides, box,
+      encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(data), sizes, strides, box,
              steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-// One group a multiprocessor where that is at most kMaxTiles tiles, else as many rounds of groups
-// as waste least.
+// One round where kMaxTiles tiles a multiprocessor are enough, else as many rounds as waste least.
 uint32_t ChooseTiles(uint32_t n, uint32_t num_sms) {
   const uint32_t total = (n + kTileOutputs - 1) / kTileOutputs;
   uint32_t best = kMaxTiles;
   uint64_t least = ~uint64_t{0};
   for (uint32_t tiles = kMaxTiles; tiles > 0; --tiles) {
-    const uint32_t groups = (total + tiles - 1) / tiles;
-    const uint64_t cost = uint64_t{(groups + num_sms - 1) / num_sms} * tiles;
+    const uint32_t blocks = (total + tiles - 1) / tiles;
+    const uint64_t cost = uint64_t{(blocks + num_sms - 1) / num_sms} * tiles;
     if (cost < least) {
       least = cost;
       best = tiles;
@@ -323,8 +450,11 @@ SkinnyShape ChooseShape(uint32_t n, uint32_t k, uint32_t halves, uint32_t num_sm
   shape.tiles = ChooseTiles(n, num_sms);
   const uint32_t box_bytes = shape.tiles * kTileBytes + halves * kInputBytes;
   const uint32_t num_boxes = (k + kBoxWidth - 1) / kBoxWidth;
-  shape.boxes = std::clamp(kStageBytes / box_bytes, 1u, std::max(1u, num_boxes / 2));
-  shape.stages = std::clamp(kSharedBytes / (shape.boxes * box_bytes), 2u, kMaxStages);
+  shape.boxes =
+      IsFlat(k) ? 1 : std::clamp(kStageBytes / box_bytes, 1u, std::max(1u, num_boxes / 2));
+  const bool is_large = shape.tiles > 1 && uint64_t{n} * k * 2 > kLargeShare * num_sms;
+  const uint32_t ring = is_large ? kLargeRing : kSmallRing;
+  shape.stages = std::clamp(ring / (shape.boxes * box_bytes), 2u, kMaxStages);
   return shape;
 }
 
@@ -332,12 +462,7 @@ uint32_t SharedBytes(const SkinnyShape& shape, uint32_t halves) {
   return shape.stages * shape.boxes * (shape.tiles * kTileBytes + halves * kInputBytes) + 1024;
 }
 
-template <int kHalves, bool kFp32>
-cudaError_t Run(const SkinnyGemm& gemm, const Params& params, cudaStream_t stream) {
-  static const cudaError_t allowed = cudaFuncSetAttribute(
-      SkinnyKernel<kHalves, kFp32>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-      static_cast<int>(kSharedBytes + kStageBytes + 1024));
-  if (allowed != cudaSuccess) return allowed;
+cudaError_t CountMultiprocessors(uint32_t* count) {
   int device = 0;
   int num_sms = 0;
   if (cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
@@ -345,52 +470,94 @@ cudaError_t Run(const SkinnyGemm& gemm, const Params& params, cudaStream_t strea
       error != cudaSuccess) {
     return error;
   }
-  const uint32_t grid = std::min(params.num_groups, static_cast<uint32_t>(num_sms));
-  return LaunchKernel(SkinnyKernel<kHalves, kFp32>, dim3(grid), dim3((params.shape.tiles + 1) * 32),
-                      SharedBytes(params.shape, kHalves), stream, gemm.weights,
+  *count = static_cast<uint32_t>(num_sms);
+  return cudaSuccess;
+}
+
+template <int kHalves, Epilogue kEpilogue>
+cudaError_t Launch(const SkinnyGemm& gemm, Params& params, cudaStream_t stream) {
+  constexpr auto kKernel = SkinnyKernel<kHalves, kEpilogue>;
+  static const cudaError_t allowed =
+      cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(kLargeRing + kStageBytes + 1024));
+  if (allowed != cudaSuccess) return allowed;
+  params.shape = gemm.shape[kHalves - 1];
+  const uint32_t total = (gemm.n + kTileOutputs - 1) / kTileOutputs;
+  params.num_rounds = (total + params.shape.tiles - 1) / params.shape.tiles;
+  uint32_t num_sms = 0;
+  if (cudaError_t error = CountMultiprocessors(&num_sms); error != cudaSuccess) return error;
+  const uint32_t grid = std::min(params.num_rounds, num_sms);
+  return LaunchKernel(kKernel, dim3(grid), dim3((params.shape.tiles + 1) * 32),
+                      SharedBytes(params.shape, kHalves), stream, gemm.weights[kHalves - 1],
                       gemm.inputs[kHalves - 1], params);
 }
 
-}  // namespace
-
-cudaError_t MakeSkinnyGemm(const void* weights, const void* inputs, uint32_t n, uint32_t k,
-                           SkinnyGemm* gemm) {
-  int device = 0;
-  int num_sms = 0;
-  if (cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
-  if (cudaError_t error = cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device);
-      error != cudaSuccess) {
-    return error;
-  }
-  gemm->n = n;
-  gemm->k = k;
-  for (uint32_t halves = 1; halves <= 2; ++halves) {
-    gemm->shape[halves - 1] = ChooseShape(n, k, halves, static_cast<uint32_t>(num_sms));
-    if (cudaError_t error =
-            EncodeMap(inputs, kSkinnyMaxRows, k, halves * 8, &gemm->inputs[halves - 1]);
-        error != cudaSuccess) {
-      return error;
-    }
-  }
-  return EncodeMap(weights, n, k, gemm->shape[0].tiles * kTileOutputs, &gemm->weights);
-}
-
-cudaError_t RunSkinnyGemm(const SkinnyGemm& gemm, uint32_t m, const void* bias, void* y,
-                          bool fp32_output, cudaStream_t stream) {
+template <Epilogue kEpilogue>
+cudaError_t Run(const SkinnyGemm& gemm, uint32_t m, const void* bias, void* y,
+                const RotateStoreArgs& rotate, cudaStream_t stream) {
   if (m == 0 || m > kSkinnyMaxRows) return cudaErrorInvalidValue;
+  if (kIsPaired<kEpilogue> != (gemm.pairing.half > 0)) return cudaErrorInvalidValue;
   Params params;
   params.y = y;
   params.bias = static_cast<const __nv_bfloat16*>(bias);
   params.m = m;
   params.n = gemm.n;
   params.k = gemm.k;
-  params.shape = gemm.shape[m > 8 ? 1 : 0];
-  const uint32_t total = (gemm.n + kTileOutputs - 1) / kTileOutputs;
-  params.num_groups = (total + params.shape.tiles - 1) / params.shape.tiles;
-  if (m > 8) {
-    return fp32_output ? Run<2, true>(gemm, params, stream) : Run<2, false>(gemm, params, stream);
+  params.is_flat = IsFlat(gemm.k);
+  params.pairing = gemm.pairing;
+  params.rotate = rotate;
+  return m > 8 ? Launch<2, kEpilogue>(gemm, params, stream)
+               : Launch<1, kEpilogue>(gemm, params, stream);
+}
+
+}  // namespace
+
+cudaError_t MakeSkinnyGemm(const void* weights, const void* inputs, uint32_t n, uint32_t k,
+                           const SkinnyPairing& pairing, SkinnyGemm* gemm) {
+  if (pairing.half % 8 != 0 || (pairing.half > 0 && n != 2 * pairing.half * pairing.num_groups)) {
+    return cudaErrorInvalidValue;
   }
-  return fp32_output ? Run<1, true>(gemm, params, stream) : Run<1, false>(gemm, params, stream);
+  uint32_t num_sms = 0;
+  if (cudaError_t error = CountMultiprocessors(&num_sms); error != cudaSuccess) return error;
+  gemm->n = n;
+  gemm->k = k;
+  gemm->pairing = pairing;
+  for (uint32_t i = 0; i < 2; ++i) {
+    const uint32_t halves = i + 1;
+    const SkinnyShape shape = ChooseShape(n, k, halves, num_sms);
+    gemm->shape[i] = shape;
+    // What one request brings: all outputs of a thread block, half of each tile, or of one tile.
+    const uint32_t rows = pairing.half == 0         ? shape.tiles * kTileOutputs
+                          : pairing.num_groups == 1 ? shape.tiles * 8
+                                                    : 8;
+    cudaError_t error = EncodeMatrix(weights, n, k, rows, shape.boxes, &gemm->weights[i]);
+    if (error == cudaSuccess) {
+      error = EncodeMatrix(inputs, kSkinnyMaxRows, k, halves * 8, shape.boxes, &gemm->inputs[i]);
+    }
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t RunSkinnyGemm(const SkinnyGemm& gemm, uint32_t m, const void* bias, void* y,
+                          bool fp32_output, cudaStream_t stream) {
+  return fp32_output ? Run<Epilogue::kStoreFp32>(gemm, m, bias, y, {}, stream)
+                     : Run<Epilogue::kStore>(gemm, m, bias, y, {}, stream);
+}
+
+cudaError_t RunSkinnyGemmAdd(const SkinnyGemm& gemm, uint32_t m, const void* bias, void* y,
+                             cudaStream_t stream) {
+  return Run<Epilogue::kAdd>(gemm, m, bias, y, {}, stream);
+}
+
+cudaError_t RunSkinnyGemmSiluMul(const SkinnyGemm& gemm, uint32_t m, const void* bias, void* y,
+                                 cudaStream_t stream) {
+  return Run<Epilogue::kSiluMul>(gemm, m, bias, y, {}, stream);
+}
+
+cudaError_t RunSkinnyGemmRotateStore(const SkinnyGemm& gemm, const void* bias,
+                                     const RotateStoreArgs& args, cudaStream_t stream) {
+  return Run<Epilogue::kRotateStore>(gemm, args.num_rows, bias, nullptr, args, stream);
 }
 
 }  // namespace quire::cuda

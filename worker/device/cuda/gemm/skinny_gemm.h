@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "worker/device/cuda/kernels/elementwise.h"
+
 // y = x · Wᵀ (+ bias) in bf16 for a few rows of x: what decoding a small batch needs, where reading
 // the weights is all the work.
 //
@@ -30,24 +32,52 @@ struct SkinnyShape {
   uint32_t stages = 0;
 };
 
+// Which outputs a warp owns: 16 in a row; or 8 in a row and the 8 that go with them, so that what
+// follows the product can be computed where both are: of `num_groups` groups of 2 · half outputs,
+// output i of a group goes with output half + i.
+struct SkinnyPairing {
+  uint32_t half = 0;  // 0: none; else a multiple of 8
+  uint32_t num_groups = 1;
+};
+
 // A weight matrix and an activation buffer, ready to be multiplied.
 struct SkinnyGemm {
-  CUtensorMap weights;    // [n, k]
-  CUtensorMap inputs[2];  // [16, k] for up to 8 and up to 16 rows
-  SkinnyShape shape[2];   // likewise
+  // For up to 8 and for up to 16 rows.
+  CUtensorMap weights[2];
+  CUtensorMap inputs[2];
+  SkinnyShape shape[2];
+  SkinnyPairing pairing;
   uint32_t n = 0;
   uint32_t k = 0;
 };
 
 // `weights` is [n, k] and `inputs` [at least 16 rows, k], both bf16, row-major, aligned to 16
-// bytes. REQUIRES: k is a multiple of 8. cudaErrorInvalidValue: the driver refuses the shape.
+// bytes. REQUIRES: k is a multiple of 8; with a pairing, n is 2 · half · num_groups.
+// cudaErrorInvalidValue: the driver refuses the shape.
 cudaError_t MakeSkinnyGemm(const void* weights, const void* inputs, uint32_t n, uint32_t k,
-                           SkinnyGemm* gemm);
+                           const SkinnyPairing& pairing, SkinnyGemm* gemm);
 
-// y is [m, n] in bf16, or fp32 if `fp32_output`; bias is [n] in bf16 or null. All 16 input rows may
-// be read, whatever they hold. REQUIRES: 0 < m <= kSkinnyMaxRows.
+// The functions below enqueue the product of the first m input rows and what follows it. `bias` is
+// [n] in bf16 or null. All 16 input rows may be read, whatever they hold.
+// REQUIRES: 0 < m <= kSkinnyMaxRows.
+
+// y, [m, n] in bf16, or fp32 if `fp32_output`, is the product. REQUIRES: no pairing.
 cudaError_t RunSkinnyGemm(const SkinnyGemm& gemm, uint32_t m, const void* bias, void* y,
                           bool fp32_output, cudaStream_t stream);
+
+// y, [m, n] in bf16, grows by the product, both rounded. REQUIRES: no pairing.
+cudaError_t RunSkinnyGemmAdd(const SkinnyGemm& gemm, uint32_t m, const void* bias, void* y,
+                             cudaStream_t stream);
+
+// y, [m, half] in bf16, is silu(gate) · up as SiluMul (elementwise.h) computes it. REQUIRES: the
+// outputs are paired as one group of gate and up.
+cudaError_t RunSkinnyGemmSiluMul(const SkinnyGemm& gemm, uint32_t m, const void* bias, void* y,
+                                 cudaStream_t stream);
+
+// What RotateStore (elementwise.h) makes of the product, without the norm of heads: queries go to
+// args.qkv, keys and values to the KV store. REQUIRES: the outputs are paired as heads' halves.
+cudaError_t RunSkinnyGemmRotateStore(const SkinnyGemm& gemm, const void* bias,
+                                     const RotateStoreArgs& args, cudaStream_t stream);
 
 }  // namespace quire::cuda
 

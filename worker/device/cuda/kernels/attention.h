@@ -29,7 +29,7 @@
 namespace quire::cuda {
 
 // Parts of numerics_id.
-inline constexpr uint32_t kAttentionSegment = 256;
+inline constexpr uint32_t kAttentionSegment = 128;
 inline constexpr uint32_t kAttentionTile = 64;
 
 // A row that decodes, or one segment of it. Segments in which the row sees no key are allowed and
@@ -60,7 +60,7 @@ struct AttentionArgs {
   uint32_t num_heads = 0;
   uint32_t num_kv_heads = 0;
   uint32_t head_dim = 0;        // a multiple of 16 up to 256
-  uint32_t block_size = 0;      // tokens: 16, 32, 64, 128 or 256
+  uint32_t block_size = 0;      // tokens: 16, 32, 64 or 128
   uint32_t sliding_window = 0;  // key j is visible to position i iff i − window < j <= i; 0: j <= i
   float scale = 1.0f;           // > 0
 

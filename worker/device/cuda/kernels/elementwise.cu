@@ -6,6 +6,7 @@
 
 #include "worker/device/cuda/kernels/kv_layout.h"
 #include "worker/device/cuda/kernels/launch.h"
+#include "worker/device/cuda/kernels/pointwise_inl.cuh"
 #include "worker/device/cuda/kernels/rms_norm_inl.cuh"
 #include "worker/device/cuda/kernels/vec8.cuh"
 
@@ -128,17 +129,14 @@ __global__ void __launch_bounds__(kRotateThreads)
     }
   }
   if (rotates) {
-    // Each product is rounded, as in Hugging Face's q · cos + rotate_half(q) · sin.
-    const Floats8 a = ToFloats(low);
-    const Floats8 b = ToFloats(high);
+    Floats8 a = ToFloats(low);
+    Floats8 b = ToFloats(high);
     const Floats8 c = ToFloats(cos);
     const Floats8 s = ToFloats(sin);
-    const Floats8 ac = RoundTo<T>(Map([&](int i) { return __fmul_rn(a.x[i], c.x[i]); }));
-    const Floats8 bs = RoundTo<T>(Map([&](int i) { return __fmul_rn(b.x[i], s.x[i]); }));
-    const Floats8 bc = RoundTo<T>(Map([&](int i) { return __fmul_rn(b.x[i], c.x[i]); }));
-    const Floats8 as = RoundTo<T>(Map([&](int i) { return __fmul_rn(a.x[i], s.x[i]); }));
-    low = FromFloats<T>(Map([&](int i) { return __fsub_rn(ac.x[i], bs.x[i]); }));
-    high = FromFloats<T>(Map([&](int i) { return __fadd_rn(bc.x[i], as.x[i]); }));
+#pragma unroll
+    for (int i = 0; i < 8; ++i) RotatePair<T>(c.x[i], s.x[i], &a.x[i], &b.x[i]);
+    low = FromFloats<T>(a);
+    high = FromFloats<T>(b);
   }
   if (!is_here) return;
   T* to = from;
@@ -166,10 +164,8 @@ __global__ void __launch_bounds__(kSiluThreads) SiluMulKernel(const SiluMulArgs 
         static_cast<const T*>(args.gate_up) + static_cast<size_t>(row) * 2 * args.size + at;
     const Floats8 gate = ToFloats(LoadVec8(from));
     const Floats8 up = ToFloats(LoadVec8(from + args.size));
-    const Floats8 silu = RoundTo<T>(
-        Map([&](int i) { return __fdiv_rn(gate.x[i], __fadd_rn(1.0f, expf(-gate.x[i]))); }));
     StoreVec8(static_cast<T*>(args.out) + static_cast<size_t>(row) * args.size + at,
-              FromFloats<T>(Map([&](int i) { return __fmul_rn(silu.x[i], up.x[i]); })));
+              FromFloats<T>(Map([&](int i) { return SiluMulOf<T>(gate.x[i], up.x[i]); })));
   }
 }
 
@@ -191,8 +187,9 @@ cudaError_t LaunchAddNorm(const AddNormArgs& args, cudaStream_t stream) {
 cudaError_t Embed(const EmbedArgs& args, cudaStream_t stream) {
   if (args.num_rows == 0) return cudaSuccess;
   return WithElement(args.dtype, [&](auto element) {
-    return LaunchKernel(EmbedKernel<decltype(element)>, dim3(args.num_rows), dim3(kEmbedThreads), 0,
-                        stream, args);
+    // A step begins here: what the kernels after it read before they wait is there then.
+    return LaunchKernelAfterAll(EmbedKernel<decltype(element)>, dim3(args.num_rows),
+                                dim3(kEmbedThreads), 0, stream, args);
   });
 }
 

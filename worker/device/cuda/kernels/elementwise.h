@@ -16,7 +16,8 @@
 // sums run in one fixed tree, whatever the number of rows. Rows start at multiples of 16 bytes.
 //
 // Weights, rows, row_tokens, row_slots, row_positions, cos and sin are read before the kernels
-// before have ended: copies bring them, no kernel writes them.
+// before have ended. So what writes them goes before Embed, which begins a step and waits for all
+// that was enqueued.
 namespace quire::cuda {
 
 // hidden[r] = embedding[token of r]; clears faults[r].

@@ -35,6 +35,19 @@ cudaError_t LaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, s
   return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
 }
 
+// Enqueues a kernel that starts when all before it have ended.
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchKernelAfterAll(void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                                 size_t shared_bytes, cudaStream_t stream,
+                                 Arguments&&... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
 }  // namespace quire::cuda
 
 #endif  // QUIRE_WORKER_DEVICE_CUDA_KERNELS_LAUNCH_H_

@@ -1,3 +1,4 @@
+#include "scheduler/batch/step_plan.h"
 #include "worker/device/cuda/kernels/sampling.h"
 
 #include <cuda_runtime.h>
@@ -30,10 +31,21 @@ static_assert(kMaxVocabulary < 1u << 19, "what kFixedPoint allows");
 
 __device__ float Clamp(float logit) { return fminf(fmaxf(logit, -FLT_MAX), FLT_MAX); }
 
+// What the model noted for the row, else `otherwise`.
+__device__ uint32_t FaultOf(const SamplingArgs& args, uint32_t index, NumericFault otherwise) {
+  const uint32_t noted = args.faults == nullptr ? 0 : args.faults[args.logits_rows[index]];
+  return noted != 0 ? noted : static_cast<uint32_t>(otherwise);
+}
+
+// For one thread of a row whose logits are not finite.
+__device__ void PutFault(const SamplingArgs& args, uint32_t index) {
+  args.results[index] = {.token = 0, .fault = FaultOf(args, index, NumericFault::kLogits)};
+}
+
 // Writes what a row brings. For one thread of the row.
 __device__ void PutToken(const SamplingArgs& args, uint32_t index, const LogitsRow& row,
                          uint32_t token) {
-  args.results[index] = {.token = token, .finite = 1};
+  args.results[index] = {.token = token, .fault = FaultOf(args, index, NumericFault::kNone)};
   if (row.samples == 0) return;
   args.last_tokens[row.slot] = static_cast<int32_t>(token);
   if (args.slots[row.slot].has_penalty != 0) {
@@ -57,7 +69,7 @@ __global__ void __cluster_dims__(kClusterBlocks, 1, 1) __launch_bounds__(kCluste
       cluster.Reduce(ScanLogits(logits, slice, [](uint32_t, const float*) {}), MaxOf());
   if (cluster.rank() == 0 && threadIdx.x == 0) {
     if (best == kNotFinite) {
-      args.results[index] = {};
+      PutFault(args, index);
     } else {
       PutToken(args, index, row, Best::Unpack(best).id);
     }
@@ -87,7 +99,7 @@ class RowSampler {
                                     }),
                          MaxOf());
     if (raw == kNotFinite) {
-      if (IsFirstThread()) args_.results[index_] = {};
+      if (IsFirstThread()) PutFault(args_, index_);
     } else {
       const Best best = Best::Unpack(raw);
       const float normalizer = AsksForLogprobs() ? PutTop(best.value) : 0;

@@ -56,8 +56,10 @@ struct RowLogprobs {
 };
 
 struct RowResult {
-  uint32_t token = 0;   // of a row that samples
-  uint32_t finite = 0;  // 0: some logit was not; the rest means nothing, and the slot is unchanged
+  uint32_t token = 0;  // of a row that samples
+  // NumericFault: where the row's numbers stopped being finite. Not kNone: the rest means nothing,
+  // and the slot is unchanged unless the logits are finite all the same.
+  uint32_t fault = 0;
 };
 
 struct SamplingArgs {
@@ -76,6 +78,12 @@ struct SamplingArgs {
   uint32_t* counts = nullptr;
   int32_t* last_tokens = nullptr;  // [num_slots]
 
+  // The model's word on its rows (NumericFault), and which of them the rows of logits are,
+  // [num_rows]; null: none had a fault.
+  const uint8_t* faults = nullptr;
+  const int32_t* logits_rows = nullptr;
+
+  // May lie in page-locked memory of the host.
   RowResult* results = nullptr;            // [num_rows]
   RowLogprobs* logprobs = nullptr;         // [num_rows]; of rows that ask
   RowLogprobs* prompt_logprobs = nullptr;  // [num_rows]; of rows that ask
