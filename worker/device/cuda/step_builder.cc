@@ -226,26 +226,32 @@ void StepBuilder::AddLogitsRow(const Slot& slot, SlotId id, uint32_t position, b
   needs_.draws = needs_.draws || Draws(params);
 }
 
-// Rows alone fill the device when there are many; few are cut into segments so that all of it works
-// on them. Either way gives the same bits.
+// Rows alone fill the device when there are many; few are cut so that their parts fill it once.
+// Either way gives the same bits.
 void StepBuilder::AddDecodeItems() {
-  const bool splits = decode_rows_.size() * options_.num_kv_heads < options_.attention_blocks;
+  if (decode_rows_.empty()) return;
+  const uint32_t wanted =
+      std::max<uint32_t>(1, options_.attention_blocks /
+                                static_cast<uint32_t>(decode_rows_.size() * options_.num_kv_heads));
   uint32_t num_parts = 0;
   for (const uint32_t row : decode_rows_) {
     const uint32_t segments =
         CeilDiv(static_cast<uint32_t>(inputs_.row_positions[row]) + 1, kAttentionSegment);
+    const uint32_t each = CeilDiv(segments, std::min(wanted, segments));
+    const uint32_t items = CeilDiv(segments, each);
     DecodeItem item;
     item.row = static_cast<int32_t>(row);
-    if (!splits || segments == 1 || num_parts + segments > options_.max_parts) {
+    if (items == 1 || num_parts + segments > options_.max_parts) {
       item.num_segments = static_cast<int32_t>(segments);
       inputs_.decode_items.push_back(item);
       continue;
     }
-    item.num_segments = 1;
+    item.num_items = static_cast<int32_t>(items);
     item.num_parts = static_cast<int32_t>(segments);
     item.first_part = static_cast<int32_t>(num_parts);
-    for (uint32_t segment = 0; segment < segments; ++segment) {
+    for (uint32_t segment = 0; segment < segments; segment += each) {
       item.first_segment = static_cast<int32_t>(segment);
+      item.num_segments = static_cast<int32_t>(std::min(each, segments - segment));
       item.part = static_cast<int32_t>(segment);
       inputs_.decode_items.push_back(item);
     }

@@ -14,6 +14,7 @@ namespace quire::cuda {
 namespace {
 
 constexpr int kSegment = static_cast<int>(kAttentionSegment);
+constexpr int kSegmentsPerItem = 3;  // of a row in parts, at most
 
 // A draw from [-1, 1) that depends on the key alone (splitmix64's mixing).
 float Draw(uint64_t key) {
@@ -34,8 +35,8 @@ Batch::Batch(size_t num_rows, size_t row_bytes, size_t query_bytes, size_t part_
       outputs(num_rows * row_bytes),
       row_slots(num_rows),
       row_positions(num_rows),
-      partials(max_items * part_floats),
-      arrivals(std::vector<uint32_t>(max_items * num_kv_heads, 0)),
+      partials(kSegmentsPerItem * max_items * part_floats),
+      arrivals(std::vector<uint32_t>(kSegmentsPerItem * max_items * num_kv_heads, 0)),
       items(max_items),
       num_items(1) {}
 
@@ -158,13 +159,19 @@ std::vector<DecodeItem> Scene::MakeItems(const std::vector<Row>& rows, const Dec
       items.push_back(item);
       continue;
     }
-    item.num_segments = 1;
+    // One to three segments an item, in turns.
     item.num_parts = segments;
     item.first_part = next_part;
     next_part += segments;
-    for (item.part = 0; item.part < segments; ++item.part) {
+    const size_t first_item = items.size();
+    for (item.part = 0; item.part < segments; item.part += item.num_segments) {
       item.first_segment = item.part;
+      item.num_segments =
+          std::min(1 + static_cast<int32_t>(items.size() % kSegmentsPerItem), segments - item.part);
       items.push_back(item);
+    }
+    for (size_t i = first_item; i < items.size(); ++i) {
+      items[i].num_items = static_cast<int32_t>(items.size() - first_item);
     }
   }
   return items;

@@ -105,36 +105,40 @@ class Bench {
 
   double Decode(uint32_t context, bool splits) {
     const int32_t segments = static_cast<int32_t>((context - 1) / kAttentionSegment + 1);
+    uint32_t resident_blocks = 0;
+    Expect(DecodeAttentionBlocks(args_, &resident_blocks));
     std::vector<DecodeItem> items;
     for (uint32_t row = 0; row < num_rows_; ++row) {
       DecodeItem item;
       item.row = static_cast<int32_t>(row);
       item.num_segments = segments;
       if (splits && segments > 1) {
-        item.num_segments = 1;
+        // As many items as fill the device once.
+        const int32_t wanted = std::max<int32_t>(
+            1, static_cast<int32_t>(resident_blocks / (num_rows_ * args_.num_kv_heads)));
+        const int32_t each = (segments - 1) / std::min(wanted, segments) + 1;
+        item.num_items = (segments - 1) / each + 1;
         item.num_parts = segments;
         item.first_part = item.row * segments;
-        for (item.part = 0; item.part + 1 < segments; ++item.part) {
+        for (item.part = 0; item.part < segments; item.part += each) {
           item.first_segment = item.part;
+          item.num_segments = std::min(each, segments - item.part);
           items.push_back(item);
         }
-        item.first_segment = item.part;
+        continue;
       }
       items.push_back(item);
     }
     const DeviceArray<DecodeItem> device_items(items);
     const DeviceArray<uint32_t> num_items(
         std::vector<uint32_t>{static_cast<uint32_t>(items.size())});
-    const DeviceArray<float> partials(items.size() *
-                                      PartialFloats(args_.num_heads, args_.head_dim));
-    const DeviceArray<uint32_t> arrivals(
-        std::vector<uint32_t>(items.size() * args_.num_kv_heads, 0));
+    const size_t num_parts = size_t{num_rows_} * static_cast<size_t>(segments);
+    const DeviceArray<float> partials(num_parts * PartialFloats(args_.num_heads, args_.head_dim));
+    const DeviceArray<uint32_t> arrivals(std::vector<uint32_t>(num_parts * args_.num_kv_heads, 0));
     args_.partials = partials.data();
     args_.arrivals = arrivals.data();
-    uint32_t num_blocks = 0;
-    Expect(DecodeAttentionBlocks(args_, &num_blocks));
-    num_blocks =
-        std::min<uint32_t>(num_blocks, static_cast<uint32_t>(items.size()) * args_.num_kv_heads);
+    const uint32_t num_blocks = std::min<uint32_t>(
+        resident_blocks, static_cast<uint32_t>(items.size()) * args_.num_kv_heads);
     return MedianMicroseconds(
         [&](uint32_t layer, cudaStream_t stream) {
           return DecodeAttention(Layer(layer), device_items.data(), num_items.data(), num_blocks,

@@ -17,7 +17,8 @@ constexpr uint32_t kTileBytes = kTileOutputs * kBoxWidth * 2;
 constexpr uint32_t kInputBytes = 8 * kBoxWidth * 2;  // 8 rows of x in a box
 constexpr uint32_t kMaxTiles = 16;
 constexpr uint32_t kMaxStages = 8;
-constexpr uint32_t kStageBytes = 34 * 1024;
+constexpr uint32_t kMaxBoxes = 8;  // of 64 along K, in a stage
+constexpr uint32_t kStageBytes = 40 * 1024;
 // Bytes that a thread block keeps under way. The small ring leaves room for another thread block on
 // the multiprocessor, so that the next kernel's first weights are under way while this one ends;
 // the large one reaches further ahead, which pays where a multiprocessor has much to read.
@@ -98,29 +99,51 @@ __device__ __forceinline__ void MultiplyAdd(float (&sum)[4], const uint32_t (&a)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// Where a lane finds its shares of a box of weights and of inputs.
+struct LaneAddresses {
+  uint32_t weights[4];  // a step each
+  uint32_t inputs[2];   // two steps each
+
+  // `low` and `high` are the shared addresses of the tile's first and last 8 outputs, `input` that
+  // of the inputs.
+  __device__ __forceinline__ LaneAddresses(uint32_t low, uint32_t high, uint32_t input, int lane) {
+    const uint32_t row = lane % 8;
+    const uint32_t outputs = (lane / 8 % 2 == 0 ? low : high) + row * 128;
+#pragma unroll
+    for (uint32_t step = 0; step < 4; ++step) {
+      weights[step] = outputs + (((step * 2 + lane / 16) ^ row) << 4);
+    }
+#pragma unroll
+    for (uint32_t pair = 0; pair < 2; ++pair) {
+      inputs[pair] = input + row * 128 + (((pair * 4 + lane / 8) ^ row) << 4);
+    }
+  }
+
+  __device__ __forceinline__ void Add(uint32_t bytes) {
+#pragma unroll
+    for (uint32_t& address : weights) address += bytes;
+#pragma unroll
+    for (uint32_t& address : inputs) address += bytes;
+  }
+};
+
 // The operands of four steps: 16 outputs by 64 of K, and the inputs of 8 · kHalves rows.
 template <int kHalves>
 struct Operands {
   uint32_t weights[4][4];
   uint32_t inputs[kHalves][2][4];
 
-  // `low` and `high` are the shared addresses of the tile's first and last 8 outputs, `input` that
-  // of the inputs.
-  __device__ __forceinline__ void Load(uint32_t low, uint32_t high, uint32_t input, int lane) {
-    const uint32_t row = lane % 8;
-    const uint32_t outputs = (lane / 8 % 2 == 0 ? low : high) + row * 128;
-    const uint32_t half = lane / 16;
-    const uint32_t quarter = lane / 8;
+  // `offset` is known at compile time where it matters, and then costs nothing.
+  __device__ __forceinline__ void Load(const LaneAddresses& at, uint32_t offset,
+                                       uint32_t input_offset) {
 #pragma unroll
-    for (uint32_t step = 0; step < 4; ++step) {
-      LoadMatrices(weights[step], outputs + (((step * 2 + half) ^ row) << 4));
-    }
+    for (uint32_t step = 0; step < 4; ++step)
+      LoadMatrices(weights[step], at.weights[step] + offset);
 #pragma unroll
     for (uint32_t h = 0; h < kHalves; ++h) {
 #pragma unroll
       for (uint32_t pair = 0; pair < 2; ++pair) {
-        LoadMatrices(inputs[h][pair],
-                     input + h * kInputBytes + row * 128 + (((pair * 4 + quarter) ^ row) << 4));
+        LoadMatrices(inputs[h][pair], at.inputs[pair] + h * kInputBytes + input_offset);
       }
     }
   }
@@ -138,47 +161,55 @@ struct Operands {
 };
 
 // A ring of stages in shared memory: what the copying warp and the compute warps agree on. A stage
-// is what few requests bring, since the copy engine takes tens of nanoseconds for each:
-//   without pairs   [box][tile][half][8 outputs][64 of K]           one request
-//   one group       [half][box][tile][8 outputs][64 of K]           one a half
-//   more groups     [tile][half][box][8 outputs][64 of K]           one a tile and half
-// and then the inputs, [box][row][64 of K], one request.
-template <int kHalves>
+// is what few requests bring, since the copy engine takes a hundred nanoseconds for each, however
+// small. Its weights, in 8 outputs by 64 of K:
+//   several boxes             [tile][half][box]   a request a tile, or a tile and half
+//   one box, no pairs         [tile][half]        one request
+//   one box, pairs, a group   [half][tile]        a request a half
+//   one box, pairs, groups    [tile][half]        a request a tile and half
+// and then the inputs, [box][row][64 of K], one request. kBoxes is known at compile time so that a
+// warp finds the boxes of its tile without reckoning.
+template <int kHalves, int kBoxes>
 struct Ring {
+  static constexpr uint32_t kHalfTile = kTileBytes / 2;
+
   uint32_t data;     // shared address, aligned to 1,024
   uint32_t filled;   // barriers, one a stage
   uint32_t emptied;  // likewise
-  SkinnyShape shape;
-  uint32_t box_stride, tile_stride, half_stride;  // bytes
+  uint32_t tiles, stages;
+  uint32_t tile_stride, half_stride;  // bytes
 
   __device__ __forceinline__ Ring(uint32_t data, uint32_t barriers, const Params& p)
-      : data(Keep(data)), filled(Keep(barriers)), emptied(filled + kMaxStages * 8), shape(p.shape) {
-    constexpr uint32_t kHalfTile = kTileBytes / 2;
-    if (p.pairing.half == 0) {
-      half_stride = kHalfTile;
-      tile_stride = kTileBytes;
-      box_stride = shape.tiles * kTileBytes;
-    } else if (p.pairing.num_groups == 1) {
+      : data(Keep(data)),
+        filled(Keep(barriers)),
+        emptied(filled + kMaxStages * 8),
+        tiles(p.shape.tiles),
+        stages(p.shape.stages) {
+    if (kBoxes == 1 && p.pairing.half > 0 && p.pairing.num_groups == 1) {
       tile_stride = kHalfTile;
-      box_stride = shape.tiles * kHalfTile;
-      half_stride = shape.boxes * box_stride;
+      half_stride = tiles * kHalfTile;
     } else {
-      box_stride = kHalfTile;
-      half_stride = shape.boxes * kHalfTile;
+      half_stride = kBoxes * kHalfTile;
       tile_stride = 2 * half_stride;
     }
   }
 
+  __device__ __forceinline__ uint32_t weight_bytes() const { return kBoxes * tiles * kTileBytes; }
   __device__ __forceinline__ uint32_t stage_bytes() const {
-    return shape.boxes * (shape.tiles * kTileBytes + kHalves * kInputBytes);
+    return weight_bytes() + kBoxes * kHalves * kInputBytes;
   }
   __device__ __forceinline__ uint32_t stage(uint32_t index) const {
     return data + index * stage_bytes();
   }
   __device__ __forceinline__ uint32_t inputs(uint32_t index) const {
-    return stage(index) + shape.boxes * shape.tiles * kTileBytes;
+    return stage(index) + weight_bytes();
   }
 };
+
+template <int kBoxes>
+__device__ __forceinline__ uint32_t NumStages(uint32_t k) {
+  return (k + kBoxes * kBoxWidth - 1) / (kBoxes * kBoxWidth);
+}
 
 // Where a walk over the ring stands.
 struct RingPosition {
@@ -193,50 +224,52 @@ struct RingPosition {
 };
 
 // Asks for a stage's weights, from box `first` of the round's tiles on, and says how much will come
-// in all. What lies beyond the matrix comes as zeros.
-template <int kHalves>
-__device__ __forceinline__ void CopyWeights(const Ring<kHalves>& ring, const CUtensorMap* weights,
-                                            const Params& p, uint32_t stage, uint32_t round,
-                                            uint32_t first) {
+// in all. What lies beyond the matrix comes as zeros, which leave a chain's sum as it is.
+template <int kHalves, int kBoxes>
+__device__ __forceinline__ void CopyWeights(const Ring<kHalves, kBoxes>& ring,
+                                            const CUtensorMap* weights, const Params& p,
+                                            uint32_t stage, uint32_t round, uint32_t first) {
   const uint32_t barrier = ring.filled + stage * 8;
   ExpectBytes(barrier, ring.stage_bytes());
   const uint32_t to = ring.stage(stage);
   const uint32_t column = p.is_flat ? first * kBoxWidth : 0;
   const uint32_t box = p.is_flat ? 0 : first;
-  const uint32_t first_tile = round * ring.shape.tiles;
+  const uint32_t first_tile = round * ring.tiles;
   const uint32_t half = p.pairing.half;
-  if (half == 0) {
+  if (kBoxes == 1 && half == 0) {
     CopyBox(to, weights, column, first_tile * kTileOutputs, box, barrier);
-  } else if (p.pairing.num_groups == 1) {
+  } else if (kBoxes == 1 && p.pairing.num_groups == 1) {
     CopyBox(to, weights, column, first_tile * 8, box, barrier);
     CopyBox(to + ring.half_stride, weights, column, half + first_tile * 8, box, barrier);
   } else {
-    const uint32_t tiles_per_group = half / 8;
-    for (uint32_t tile = 0; tile < ring.shape.tiles; ++tile) {
+    // Without pairs a tile is 16 rows in a row, which a group of 8 and 8 describes as well.
+    const uint32_t paired_half = half == 0 ? 8 : half;
+    const uint32_t tiles_per_group = paired_half / 8;
+    for (uint32_t tile = 0; tile < ring.tiles; ++tile) {
       const uint32_t at = first_tile + tile;
-      const uint32_t row = at / tiles_per_group * 2 * half + at % tiles_per_group * 8;
+      const uint32_t row = at / tiles_per_group * 2 * paired_half + at % tiles_per_group * 8;
       const uint32_t low = to + tile * ring.tile_stride;
       CopyBox(low, weights, column, row, box, barrier);
-      CopyBox(low + ring.half_stride, weights, column, row + half, box, barrier);
+      CopyBox(low + ring.half_stride, weights, column, row + paired_half, box, barrier);
     }
   }
 }
 
-template <int kHalves>
-__device__ __forceinline__ void CopyAll(const Ring<kHalves>& ring, const CUtensorMap* weights,
-                                        const CUtensorMap* inputs, const Params& p) {
-  const uint32_t num_boxes = (p.k + kBoxWidth - 1) / kBoxWidth;
-  const uint32_t num_stages = (num_boxes + ring.shape.boxes - 1) / ring.shape.boxes;
+template <int kHalves, int kBoxes>
+__device__ __forceinline__ void CopyAll(const Ring<kHalves, kBoxes>& ring,
+                                        const CUtensorMap* weights, const CUtensorMap* inputs,
+                                        const Params& p) {
+  const uint32_t num_stages = NumStages<kBoxes>(p.k);
   // Weights depend on no other kernel; the inputs are the work of the one before.
-  const uint32_t early = min(ring.shape.stages, num_stages);
+  const uint32_t early = min(ring.stages, num_stages);
   for (uint32_t s = 0; s < early; ++s) {
-    CopyWeights(ring, weights, p, s, blockIdx.x, s * ring.shape.boxes);
+    CopyWeights(ring, weights, p, s, blockIdx.x, s * kBoxes);
   }
   WaitForPrimary();
   RingPosition at;
   for (uint32_t round = blockIdx.x; round < p.num_rounds; round += gridDim.x) {
     for (uint32_t s = 0; s < num_stages; ++s) {
-      const uint32_t first = s * ring.shape.boxes;
+      const uint32_t first = s * kBoxes;
       if (round != blockIdx.x || s >= early) {
         // A stage's first use finds it empty: the parity before the barrier's first phase.
         Wait(ring.emptied + at.stage * 8, at.parity ^ 1);
@@ -244,8 +277,48 @@ __device__ __forceinline__ void CopyAll(const Ring<kHalves>& ring, const CUtenso
       }
       CopyBox(ring.inputs(at.stage), inputs, p.is_flat ? first * kBoxWidth : 0, 0,
               p.is_flat ? 0 : first, ring.filled + at.stage * 8);
-      at.Advance(ring.shape.stages);
+      at.Advance(ring.stages);
     }
+  }
+}
+
+// A warp's chains over all of K. The next box is loaded while one is multiplied, across stages too.
+template <int kHalves, int kBoxes>
+__device__ __forceinline__ void ComputeChains(const Ring<kHalves, kBoxes>& ring,
+                                              uint32_t num_stages, int warp, int lane,
+                                              RingPosition* at, float (&sums)[kHalves][4]) {
+  const LaneAddresses first_stage(ring.data + warp * ring.tile_stride,
+                                  ring.data + warp * ring.tile_stride + ring.half_stride,
+                                  ring.data + ring.weight_bytes(), lane);
+  const auto stage_at = [&](uint32_t stage) {
+    LaneAddresses addresses = first_stage;
+    addresses.Add(stage * ring.stage_bytes());
+    return addresses;
+  };
+  Operands<kHalves> operands[2];
+  Wait(ring.filled + at->stage * 8, at->parity);
+  LaneAddresses addresses = stage_at(at->stage);
+  operands[0].Load(addresses, 0, 0);
+  for (uint32_t s = 0; s < num_stages; ++s) {
+    const uint32_t released = ring.emptied + at->stage * 8;
+    at->Advance(ring.stages);
+#pragma unroll
+    for (int box = 0; box < kBoxes; ++box) {
+      Operands<kHalves>& now = operands[box % 2];
+      Operands<kHalves>& next = operands[(box + 1) % 2];
+      if (box + 1 < kBoxes) {
+        next.Load(addresses, (box + 1) * (kTileBytes / 2), (box + 1) * kHalves * kInputBytes);
+      } else if (s + 1 < num_stages) {
+        Wait(ring.filled + at->stage * 8, at->parity);
+        addresses = stage_at(at->stage);
+        next.Load(addresses, 0, 0);
+      }
+      now.AddTo(sums);
+    }
+    if constexpr (kBoxes % 2 == 1) operands[0] = operands[1];
+    // All of the stage's boxes were loaded.
+    __syncwarp();
+    if (lane == 0) Arrive(released);
   }
 }
 
@@ -330,18 +403,19 @@ __device__ __forceinline__ void Finish(const Params& p, uint32_t tile, int lane,
   }
 }
 
-template <int kHalves, Epilogue kEpilogue>
+template <int kHalves, int kBoxes, Epilogue kEpilogue>
 __global__ void __launch_bounds__((kMaxTiles + 1) * 32)
     SkinnyKernel(const __grid_constant__ CUtensorMap weights,
                  const __grid_constant__ CUtensorMap inputs, const Params p) {
   extern __shared__ uint8_t shared[];
   __shared__ alignas(8) uint64_t barriers[2 * kMaxStages];
-  const Ring<kHalves> ring((SharedAddress(shared) + 1023) & ~1023u, SharedAddress(barriers), p);
+  const Ring<kHalves, kBoxes> ring((SharedAddress(shared) + 1023) & ~1023u, SharedAddress(barriers),
+                                   p);
   LetSecondaryStart();
   if (threadIdx.x == 0) {
-    for (uint32_t i = 0; i < ring.shape.stages; ++i) {
+    for (uint32_t i = 0; i < ring.stages; ++i) {
       InitBarrier(ring.filled + i * 8, 1);
-      InitBarrier(ring.emptied + i * 8, ring.shape.tiles);
+      InitBarrier(ring.emptied + i * 8, ring.tiles);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
@@ -349,57 +423,15 @@ __global__ void __launch_bounds__((kMaxTiles + 1) * 32)
 
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  if (warp == static_cast<int>(ring.shape.tiles)) {
-    if (lane == 0) CopyAll<kHalves>(ring, &weights, &inputs, p);
+  if (warp == static_cast<int>(ring.tiles)) {
+    if (lane == 0) CopyAll(ring, &weights, &inputs, p);
     return;
   }
-  const uint32_t num_boxes = (p.k + kBoxWidth - 1) / kBoxWidth;
   RingPosition at;
   for (uint32_t round = blockIdx.x; round < p.num_rounds; round += gridDim.x) {
     float sums[kHalves][4] = {};
-    Operands<kHalves> operands[2];  // one is loaded while the other is multiplied
-    uint32_t left_in_stage = 0;
-    uint32_t low = 0;
-    uint32_t input = 0;
-    const auto load = [&](Operands<kHalves>& to) {
-      if (left_in_stage == 0) {
-        Wait(ring.filled + at.stage * 8, at.parity);
-        left_in_stage = ring.shape.boxes;
-        low = ring.stage(at.stage) + warp * ring.tile_stride;
-        input = ring.inputs(at.stage);
-      }
-      to.Load(low, low + ring.half_stride, input, lane);
-      low += ring.box_stride;
-      input += kHalves * kInputBytes;
-    };
-    // Past the box that was loaded last: its stage may be filled again once it was the last of it.
-    const auto release = [&](bool is_last) {
-      if (--left_in_stage > 0 && !is_last) return;
-      left_in_stage = 0;
-      __syncwarp();
-      if (lane == 0) Arrive(ring.emptied + at.stage * 8);
-      at.Advance(ring.shape.stages);
-    };
-    load(operands[0]);
-    release(num_boxes == 1);
-    uint32_t box = 1;
-    for (; box + 1 < num_boxes; box += 2) {
-      load(operands[1]);
-      operands[0].AddTo(sums);
-      release(false);
-      load(operands[0]);
-      operands[1].AddTo(sums);
-      release(box + 2 == num_boxes);
-    }
-    if (box < num_boxes) {
-      load(operands[1]);
-      operands[0].AddTo(sums);
-      release(true);
-      operands[1].AddTo(sums);
-    } else {
-      operands[0].AddTo(sums);
-    }
-    Finish<kHalves, kEpilogue>(p, round * ring.shape.tiles + warp, lane, sums);
+    ComputeChains(ring, NumStages<kBoxes>(p.k), warp, lane, &at, sums);
+    Finish<kHalves, kEpilogue>(p, round * ring.tiles + warp, lane, sums);
   }
 }
 
@@ -450,8 +482,12 @@ SkinnyShape ChooseShape(uint32_t n, uint32_t k, uint32_t halves, uint32_t num_sm
   shape.tiles = ChooseTiles(n, num_sms);
   const uint32_t box_bytes = shape.tiles * kTileBytes + halves * kInputBytes;
   const uint32_t num_boxes = (k + kBoxWidth - 1) / kBoxWidth;
-  shape.boxes =
-      IsFlat(k) ? 1 : std::clamp(kStageBytes / box_bytes, 1u, std::max(1u, num_boxes / 2));
+  // The most that make a stage and leave no box of the last one empty.
+  shape.boxes = 1;
+  while (!IsFlat(k) && shape.boxes < kMaxBoxes && num_boxes % (2 * shape.boxes) == 0 &&
+         2 * shape.boxes * box_bytes <= kStageBytes) {
+    shape.boxes *= 2;
+  }
   const bool is_large = shape.tiles > 1 && uint64_t{n} * k * 2 > kLargeShare * num_sms;
   const uint32_t ring = is_large ? kLargeRing : kSmallRing;
   shape.stages = std::clamp(ring / (shape.boxes * box_bytes), 2u, kMaxStages);
@@ -474,22 +510,36 @@ cudaError_t CountMultiprocessors(uint32_t* count) {
   return cudaSuccess;
 }
 
-template <int kHalves, Epilogue kEpilogue>
-cudaError_t Launch(const SkinnyGemm& gemm, Params& params, cudaStream_t stream) {
-  constexpr auto kKernel = SkinnyKernel<kHalves, kEpilogue>;
+template <int kHalves, int kBoxes, Epilogue kEpilogue>
+cudaError_t Launch(const SkinnyGemm& gemm, const Params& params, cudaStream_t stream) {
+  constexpr auto kKernel = SkinnyKernel<kHalves, kBoxes, kEpilogue>;
   static const cudaError_t allowed =
       cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(kLargeRing + kStageBytes + 1024));
+                           static_cast<int>(kLargeRing + kStageBytes / 2));
   if (allowed != cudaSuccess) return allowed;
-  params.shape = gemm.shape[kHalves - 1];
-  const uint32_t total = (gemm.n + kTileOutputs - 1) / kTileOutputs;
-  params.num_rounds = (total + params.shape.tiles - 1) / params.shape.tiles;
   uint32_t num_sms = 0;
   if (cudaError_t error = CountMultiprocessors(&num_sms); error != cudaSuccess) return error;
   const uint32_t grid = std::min(params.num_rounds, num_sms);
   return LaunchKernel(kKernel, dim3(grid), dim3((params.shape.tiles + 1) * 32),
                       SharedBytes(params.shape, kHalves), stream, gemm.weights[kHalves - 1],
                       gemm.inputs[kHalves - 1], params);
+}
+
+template <int kHalves, Epilogue kEpilogue>
+cudaError_t Launch(const SkinnyGemm& gemm, Params& params, cudaStream_t stream) {
+  params.shape = gemm.shape[kHalves - 1];
+  const uint32_t total = (gemm.n + kTileOutputs - 1) / kTileOutputs;
+  params.num_rounds = (total + params.shape.tiles - 1) / params.shape.tiles;
+  switch (params.shape.boxes) {
+    case 1:
+      return Launch<kHalves, 1, kEpilogue>(gemm, params, stream);
+    case 2:
+      return Launch<kHalves, 2, kEpilogue>(gemm, params, stream);
+    case 4:
+      return Launch<kHalves, 4, kEpilogue>(gemm, params, stream);
+    default:
+      return Launch<kHalves, 8, kEpilogue>(gemm, params, stream);
+  }
 }
 
 template <Epilogue kEpilogue>
@@ -526,8 +576,9 @@ cudaError_t MakeSkinnyGemm(const void* weights, const void* inputs, uint32_t n, 
     const uint32_t halves = i + 1;
     const SkinnyShape shape = ChooseShape(n, k, halves, num_sms);
     gemm->shape[i] = shape;
-    // What one request brings: all outputs of a thread block, half of each tile, or of one tile.
-    const uint32_t rows = pairing.half == 0         ? shape.tiles * kTileOutputs
+    // What one request brings; see Ring.
+    const uint32_t rows = shape.boxes > 1           ? 8
+                          : pairing.half == 0       ? shape.tiles * kTileOutputs
                           : pairing.num_groups == 1 ? shape.tiles * 8
                                                     : 8;
     cudaError_t error = EncodeMatrix(weights, n, k, rows, shape.boxes, &gemm->weights[i]);

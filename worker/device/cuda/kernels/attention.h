@@ -32,7 +32,7 @@ namespace quire::cuda {
 inline constexpr uint32_t kAttentionSegment = 128;
 inline constexpr uint32_t kAttentionTile = 64;
 
-// A row that decodes, or one segment of it. Segments in which the row sees no key are allowed and
+// A row that decodes, or some segments of it. Segments in which the row sees no key are allowed and
 // cost little, so a bound of the row's position is enough to cut it.
 struct DecodeItem {
   int32_t row = 0;
@@ -40,12 +40,14 @@ struct DecodeItem {
   // in which it sees a key.
   int32_t first_segment = 0;
   int32_t num_segments = 0;
-  // How many items the row has. One: it writes the row's output directly. More: each is one segment
-  // (num_segments == 1), and the one that ends last merges them.
-  int32_t num_parts = 1;
-  // Where the row's partial results begin, counted in items; part p's lie at first_part + p.
+  // How many items the row has. One: it writes the row's output directly. More: each leaves a
+  // partial result for each of its segments, and the item that ends last merges all of the row's.
+  int32_t num_items = 1;
+  // For a row with more items: its segments, and where their partial results begin in `partials`,
+  // counted in segments. That of the item's first segment lies at first_part + part.
+  int32_t num_parts = 0;
   int32_t first_part = 0;
-  int32_t part = 0;  // which of the row's items this is, in order of segments
+  int32_t part = 0;
 };
 
 // Consecutive rows of one sequence, at consecutive positions, at most PrefillTilePositions() of
@@ -78,11 +80,11 @@ struct AttentionArgs {
 
   // Room for what items of one row leave for each other. `arrivals` is zero before the first launch
   // and after every launch.
-  float* partials = nullptr;     // [items with num_parts > 1] x PartialFloats()
-  uint32_t* arrivals = nullptr;  // [items with num_parts > 1, num_kv_heads]
+  float* partials = nullptr;     // [segments of rows with more than one item] x PartialFloats()
+  uint32_t* arrivals = nullptr;  // [the same segments, num_kv_heads]
 };
 
-// Floats that an item with num_parts > 1 needs in `partials`.
+// Floats that a segment needs in `partials`.
 size_t PartialFloats(uint32_t num_heads, uint32_t head_dim);
 
 // Positions that a PrefillTile may have: its 64 query rows are (position, head of the group) pairs.

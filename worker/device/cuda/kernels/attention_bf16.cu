@@ -78,12 +78,12 @@ class TileStream {
   int32_t position_ = -1;
 };
 
-// Writes a warp's columns of a segment's state as its row's partial result.
+// Writes a warp's columns of a segment's state as a partial result of its row.
 template <int kHalves, int kColumns>
 __device__ void StorePartial(const AttentionParams& params, const DecodeWork& work,
-                             uint32_t num_heads, uint32_t first_column,
+                             uint32_t num_heads, uint32_t first_column, int32_t part,
                              const SegmentState<kHalves, kColumns>& segment) {
-  float* partial = PartialOf(params, work.item, work.item.part);
+  float* partial = PartialOf(params, work.item, part);
 #pragma unroll
   for (int half = 0; half < kHalves; ++half) {
     const float sum = QuadSum(segment.sum[half]);
@@ -151,6 +151,19 @@ __global__ void __launch_bounds__(kAttentionThreads, kDecodeResidentBlocks<kHead
     RowState<kHalves, kColumns> row_state;
     SegmentState<kHalves, kColumns> segment;
     segment.Reset();
+    // Of a row with several items: the next partial result to be written, and its segment.
+    const bool splits = work.item.num_items > 1;
+    int32_t part = work.item.part;
+    const auto store_part = [&] {
+      StorePartial(params, work, num_heads, first_column, part++, segment);
+      segment.Reset();
+    };
+    const int32_t first_seen =
+        min(static_cast<int32_t>(work.tile / kTilesPerSegment) - work.item.first_segment,
+            work.item.num_segments);
+    if (splits) {
+      while (part < work.item.part + first_seen) store_part();
+    }
     for (uint32_t tile = work.tile; tile < work.end_tile; ++tile) {
       WaitForCopies<kDecodeStages - 2>();
       __syncthreads();  // the tile is here, and no one uses the stage before it any more
@@ -195,18 +208,20 @@ __global__ void __launch_bounds__(kAttentionThreads, kDecodeResidentBlocks<kHead
       stage = stage + 1 == kDecodeStages ? 0 : stage + 1;
       const bool ends_segment =
           tile % kTilesPerSegment == kTilesPerSegment - 1 || tile + 1 == work.end_tile;
-      if (ends_segment && work.item.num_parts == 1) {
+      if (ends_segment && splits) {
+        store_part();
+      } else if (ends_segment) {
         row_state.Merge(segment);
         segment.Reset();
       }
     }
 
-    if (work.item.num_parts > 1) {
-      StorePartial(params, work, num_heads, first_column, segment);
+    if (splits) {
+      while (part < work.item.part + work.item.num_segments) store_part();
       uint32_t* arrivals = params.args.arrivals +
                            static_cast<size_t>(work.item.first_part) * params.args.num_kv_heads +
                            work.kv_head;
-      if (ArriveLast(arrivals, work.item.num_parts * pieces, last)) {
+      if (ArriveLast(arrivals, work.item.num_items * pieces, last)) {
         MergeParts<uint16_t>(params, work.item, work.kv_head);
       }
       continue;

@@ -163,21 +163,23 @@ __device__ void AttendRow(const AttentionParams& params, WarpRow& warp_row, int3
   }
 }
 
-// Computes one segment of a row and writes it as a partial result.
-__device__ void AttendPart(const AttentionParams& params, WarpRow& warp_row, const DecodeItem& item,
-                           uint32_t head) {
-  const State state = warp_row.Segment(item.first_segment);
-  float* partial = PartialOf(params, item, item.part);
+// Computes an item's segments of a row and writes each as a partial result.
+__device__ void AttendParts(const AttentionParams& params, WarpRow& warp_row,
+                            const DecodeItem& item, uint32_t head) {
+  for (int32_t i = 0; i < item.num_segments; ++i) {
+    const State state = warp_row.Segment(item.first_segment + i);
+    float* partial = PartialOf(params, item, item.part + i);
 #pragma unroll
-  for (int i = 0; i < kLaneColumns; ++i) {
-    const uint32_t column = WarpRow::Lane() + 32 * i;
-    if (column < params.args.head_dim) {
-      partial[head * params.args.head_dim + column] = state.values[i];
+    for (int c = 0; c < kLaneColumns; ++c) {
+      const uint32_t column = WarpRow::Lane() + 32 * c;
+      if (column < params.args.head_dim) {
+        partial[head * params.args.head_dim + column] = state.values[c];
+      }
     }
-  }
-  if (WarpRow::Lane() == 0) {
-    *reinterpret_cast<float2*>(partial + PartialExponents(params, head)) =
-        make_float2(state.maximum, state.sum);
+    if (WarpRow::Lane() == 0) {
+      *reinterpret_cast<float2*>(partial + PartialExponents(params, head)) =
+          make_float2(state.maximum, state.sum);
+    }
   }
 }
 
@@ -195,18 +197,18 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (uint32_t i = warp; i < params.group; i += kWarps) {
       const uint32_t head = work.kv_head * params.group + i;
       WarpRow row(params, &warps[warp], work.item.row, head);
-      if (work.item.num_parts > 1) {
-        AttendPart(params, row, work.item, head);
+      if (work.item.num_items > 1) {
+        AttendParts(params, row, work.item, head);
       } else {
         AttendRow(params, row, work.item.row, head, work.item.first_segment,
                   work.item.first_segment + work.item.num_segments);
       }
     }
-    if (work.item.num_parts == 1) continue;
+    if (work.item.num_items == 1) continue;
     uint32_t* arrivals = params.args.arrivals +
                          static_cast<size_t>(work.item.first_part) * params.args.num_kv_heads +
                          work.kv_head;
-    if (ArriveLast(arrivals, work.item.num_parts, &last)) {
+    if (ArriveLast(arrivals, work.item.num_items, &last)) {
       MergeParts<float>(params, work.item, work.kv_head);
     }
   }
