@@ -17,7 +17,8 @@ constexpr uint32_t kTileBytes = kTileOutputs * kBoxWidth * 2;
 constexpr uint32_t kInputBytes = 8 * kBoxWidth * 2;  // 8 rows of x in a box
 constexpr uint32_t kMaxTiles = 16;
 constexpr uint32_t kMaxStages = 8;
-constexpr uint32_t kMaxBoxes = 8;  // of 64 along K, in a stage
+constexpr uint32_t kMostFewTiles = 3;  // see Ring
+constexpr uint32_t kMaxBoxes = 8;      // of 64 along K, in a stage; with many tiles, 2
 constexpr uint32_t kStageBytes = 40 * 1024;
 // Bytes that a thread block keeps under way. The small ring leaves room for another thread block on
 // the multiprocessor, so that the next kernel's first weights are under way while this one ends;
@@ -163,13 +164,13 @@ struct Operands {
 // A ring of stages in shared memory: what the copying warp and the compute warps agree on. A stage
 // is what few requests bring, since the copy engine takes a hundred nanoseconds for each, however
 // small. Its weights, in 8 outputs by 64 of K:
-//   several boxes             [tile][half][box]   a request a tile, or a tile and half
-//   one box, no pairs         [tile][half]        one request
-//   one box, pairs, a group   [half][tile]        a request a half
-//   one box, pairs, groups    [tile][half]        a request a tile and half
-// and then the inputs, [box][row][64 of K], one request. kBoxes is known at compile time so that a
-// warp finds the boxes of its tile without reckoning.
-template <int kHalves, int kBoxes>
+//   few tiles                  [tile][half][box]   a request a tile and half
+//   many, without pairs        [box][tile][half]   one request
+//   many, pairs in one group   [half][box][tile]   a request a half
+//   many, pairs in groups      [tile][half][box]   a request a tile and half
+// and then the inputs, [box][row][64 of K], one request. With few tiles a warp's chain is what
+// takes time, and kBoxes, known at compile time, lets it find its boxes without reckoning.
+template <int kHalves, int kBoxes, bool kFewTiles>
 struct Ring {
   static constexpr uint32_t kHalfTile = kTileBytes / 2;
 
@@ -177,7 +178,7 @@ struct Ring {
   uint32_t filled;   // barriers, one a stage
   uint32_t emptied;  // likewise
   uint32_t tiles, stages;
-  uint32_t tile_stride, half_stride;  // bytes
+  uint32_t tile_stride, half_stride, box_stride_;  // bytes
 
   __device__ __forceinline__ Ring(uint32_t data, uint32_t barriers, const Params& p)
       : data(Keep(data)),
@@ -185,15 +186,24 @@ struct Ring {
         emptied(filled + kMaxStages * 8),
         tiles(p.shape.tiles),
         stages(p.shape.stages) {
-    if (kBoxes == 1 && p.pairing.half > 0 && p.pairing.num_groups == 1) {
-      tile_stride = kHalfTile;
-      half_stride = tiles * kHalfTile;
-    } else {
+    if (kFewTiles || p.pairing.num_groups > 1) {
+      box_stride_ = kHalfTile;
       half_stride = kBoxes * kHalfTile;
       tile_stride = 2 * half_stride;
+    } else if (p.pairing.half == 0) {
+      half_stride = kHalfTile;
+      tile_stride = kTileBytes;
+      box_stride_ = tiles * kTileBytes;
+    } else {
+      tile_stride = kHalfTile;
+      box_stride_ = tiles * kHalfTile;
+      half_stride = kBoxes * box_stride_;
     }
   }
 
+  __device__ __forceinline__ uint32_t box_stride() const {
+    return kFewTiles ? kHalfTile : box_stride_;
+  }
   __device__ __forceinline__ uint32_t weight_bytes() const { return kBoxes * tiles * kTileBytes; }
   __device__ __forceinline__ uint32_t stage_bytes() const {
     return weight_bytes() + kBoxes * kHalves * kInputBytes;
@@ -225,8 +235,8 @@ struct RingPosition {
 
 // Asks for a stage's weights, from box `first` of the round's tiles on, and says how much will come
 // in all. What lies beyond the matrix comes as zeros, which leave a chain's sum as it is.
-template <int kHalves, int kBoxes>
-__device__ __forceinline__ void CopyWeights(const Ring<kHalves, kBoxes>& ring,
+template <int kHalves, int kBoxes, bool kFewTiles>
+__device__ __forceinline__ void CopyWeights(const Ring<kHalves, kBoxes, kFewTiles>& ring,
                                             const CUtensorMap* weights, const Params& p,
                                             uint32_t stage, uint32_t round, uint32_t first) {
   const uint32_t barrier = ring.filled + stage * 8;
@@ -236,9 +246,9 @@ __device__ __forceinline__ void CopyWeights(const Ring<kHalves, kBoxes>& ring,
   const uint32_t box = p.is_flat ? 0 : first;
   const uint32_t first_tile = round * ring.tiles;
   const uint32_t half = p.pairing.half;
-  if (kBoxes == 1 && half == 0) {
+  if (!kFewTiles && half == 0) {
     CopyBox(to, weights, column, first_tile * kTileOutputs, box, barrier);
-  } else if (kBoxes == 1 && p.pairing.num_groups == 1) {
+  } else if (!kFewTiles && p.pairing.num_groups == 1) {
     CopyBox(to, weights, column, first_tile * 8, box, barrier);
     CopyBox(to + ring.half_stride, weights, column, half + first_tile * 8, box, barrier);
   } else {
@@ -255,8 +265,8 @@ __device__ __forceinline__ void CopyWeights(const Ring<kHalves, kBoxes>& ring,
   }
 }
 
-template <int kHalves, int kBoxes>
-__device__ __forceinline__ void CopyAll(const Ring<kHalves, kBoxes>& ring,
+template <int kHalves, int kBoxes, bool kFewTiles>
+__device__ __forceinline__ void CopyAll(const Ring<kHalves, kBoxes, kFewTiles>& ring,
                                         const CUtensorMap* weights, const CUtensorMap* inputs,
                                         const Params& p) {
   const uint32_t num_stages = NumStages<kBoxes>(p.k);
@@ -283,8 +293,8 @@ __device__ __forceinline__ void CopyAll(const Ring<kHalves, kBoxes>& ring,
 }
 
 // A warp's chains over all of K. The next box is loaded while one is multiplied, across stages too.
-template <int kHalves, int kBoxes>
-__device__ __forceinline__ void ComputeChains(const Ring<kHalves, kBoxes>& ring,
+template <int kHalves, int kBoxes, bool kFewTiles>
+__device__ __forceinline__ void ComputeChains(const Ring<kHalves, kBoxes, kFewTiles>& ring,
                                               uint32_t num_stages, int warp, int lane,
                                               RingPosition* at, float (&sums)[kHalves][4]) {
   const LaneAddresses first_stage(ring.data + warp * ring.tile_stride,
@@ -307,7 +317,7 @@ __device__ __forceinline__ void ComputeChains(const Ring<kHalves, kBoxes>& ring,
       Operands<kHalves>& now = operands[box % 2];
       Operands<kHalves>& next = operands[(box + 1) % 2];
       if (box + 1 < kBoxes) {
-        next.Load(addresses, (box + 1) * (kTileBytes / 2), (box + 1) * kHalves * kInputBytes);
+        next.Load(addresses, (box + 1) * ring.box_stride(), (box + 1) * kHalves * kInputBytes);
       } else if (s + 1 < num_stages) {
         Wait(ring.filled + at->stage * 8, at->parity);
         addresses = stage_at(at->stage);
@@ -322,95 +332,155 @@ __device__ __forceinline__ void ComputeChains(const Ring<kHalves, kBoxes>& ring,
   }
 }
 
-// With the bias, in fp32.
-__device__ __forceinline__ float AddBias(const Params& p, float sum, uint32_t output) {
-  return p.bias == nullptr ? sum : __fadd_rn(sum, __bfloat162float(p.bias[output]));
-}
-
+// What becomes of one row's outputs `low` and `high` of a lane: 8 apart in a tile, or a pair. What
+// does not depend on the product is read by the constructor: where registers are plenty that is
+// before the chains, and it is there in time.
 template <Epilogue kEpilogue>
-__device__ __forceinline__ void FinishOne(const Params& p, uint32_t row, uint32_t output,
-                                          float sum) {
-  if (output >= p.n) return;
-  sum = AddBias(p, sum, output);
-  const size_t at = size_t{row} * p.n + output;
-  if constexpr (kEpilogue == Epilogue::kStoreFp32) {
-    static_cast<float*>(p.y)[at] = sum;
-  } else if constexpr (kEpilogue == Epilogue::kStore) {
-    static_cast<__nv_bfloat16*>(p.y)[at] = __float2bfloat16_rn(sum);
-  } else {
-    __nv_bfloat16* const y = static_cast<__nv_bfloat16*>(p.y) + at;
-    *y = __float2bfloat16_rn(__fadd_rn(__bfloat162float(*y), RoundTo<__nv_bfloat16>(sum)));
+class LaneOutputs {
+ public:
+  __device__ __forceinline__ LaneOutputs(const Params& p, uint32_t tile, uint32_t row, int lane) {
+    const uint32_t low = tile * kTileOutputs + lane / 4;
+    has_low_ = row < p.m && low < p.n;
+    has_high_ = row < p.m && low + 8 < p.n;
+    const size_t at = size_t{row} * p.n + low;
+    if constexpr (kEpilogue == Epilogue::kStoreFp32) {
+      to_fp32_ = static_cast<float*>(p.y) + at;
+    } else {
+      to_ = static_cast<__nv_bfloat16*>(p.y) + at;
+    }
+    if (p.bias != nullptr) {
+      if (has_low_) low_bias_ = __bfloat162float(p.bias[low]);
+      if (has_high_) high_bias_ = __bfloat162float(p.bias[low + 8]);
+    }
+    if constexpr (kEpilogue == Epilogue::kAdd) {
+      if (has_low_) low_before_ = __bfloat162float(to_[0]);
+      if (has_high_) high_before_ = __bfloat162float(to_[8]);
+    }
   }
-}
 
-// Outputs `index` and half + `index` of a group.
-template <Epilogue kEpilogue>
-__device__ __forceinline__ void FinishPair(const Params& p, uint32_t row, uint32_t group,
-                                           uint32_t index, float low, float high) {
-  if (group >= p.pairing.num_groups) return;
-  const uint32_t output = group * 2 * p.pairing.half + index;
-  low = RoundTo<__nv_bfloat16>(AddBias(p, low, output));
-  high = RoundTo<__nv_bfloat16>(AddBias(p, high, output + p.pairing.half));
-  if constexpr (kEpilogue == Epilogue::kSiluMul) {
-    static_cast<__nv_bfloat16*>(p.y)[size_t{row} * p.pairing.half + index] =
-        __float2bfloat16_rn(SiluMulOf<__nv_bfloat16>(low, high));
-  } else {
+  __device__ __forceinline__ void Put(const Params& p, float low, float high) const {
+    if (p.bias != nullptr) {
+      low = __fadd_rn(low, low_bias_);
+      high = __fadd_rn(high, high_bias_);
+    }
+    if constexpr (kEpilogue == Epilogue::kStoreFp32) {
+      if (has_low_) to_fp32_[0] = low;
+      if (has_high_) to_fp32_[8] = high;
+      return;
+    }
+    if constexpr (kEpilogue == Epilogue::kAdd) {
+      low = __fadd_rn(low_before_, RoundTo<__nv_bfloat16>(low));
+      high = __fadd_rn(high_before_, RoundTo<__nv_bfloat16>(high));
+    }
+    if (has_low_) to_[0] = __float2bfloat16_rn(low);
+    if (has_high_) to_[8] = __float2bfloat16_rn(high);
+  }
+
+ private:
+  bool has_low_, has_high_;
+  __nv_bfloat16* to_ = nullptr;
+  float* to_fp32_ = nullptr;
+  float low_bias_ = 0, high_bias_ = 0;
+  float low_before_ = 0, high_before_ = 0;
+};
+
+// Pairs. Their biases come before what follows the product, so both are rounded first.
+class LanePair {
+ public:
+  __device__ __forceinline__ LanePair(const Params& p, uint32_t tile, uint32_t row, int lane) {
+    const uint32_t tiles_per_group = p.pairing.half / 8;
+    group_ = tile / tiles_per_group;
+    index_ = tile % tiles_per_group * 8 + lane / 4;
+    exists_ = row < p.m && group_ < p.pairing.num_groups;
+    if (p.bias == nullptr || !exists_) return;
+    const uint32_t output = group_ * 2 * p.pairing.half + index_;
+    low_bias_ = __bfloat162float(p.bias[output]);
+    high_bias_ = __bfloat162float(p.bias[output + p.pairing.half]);
+  }
+
+ protected:
+  __device__ __forceinline__ void AddBias(const Params& p, float* low, float* high) const {
+    if (p.bias != nullptr) {
+      *low = __fadd_rn(*low, low_bias_);
+      *high = __fadd_rn(*high, high_bias_);
+    }
+    *low = RoundTo<__nv_bfloat16>(*low);
+    *high = RoundTo<__nv_bfloat16>(*high);
+  }
+
+  bool exists_;
+  uint32_t group_, index_;  // of 2 · half outputs; within a half
+  float low_bias_ = 0, high_bias_ = 0;
+};
+
+template <>
+class LaneOutputs<Epilogue::kSiluMul> : public LanePair {
+ public:
+  __device__ __forceinline__ LaneOutputs(const Params& p, uint32_t tile, uint32_t row, int lane)
+      : LanePair(p, tile, row, lane),
+        to_(static_cast<__nv_bfloat16*>(p.y) + size_t{row} * p.pairing.half + index_) {}
+
+  __device__ __forceinline__ void Put(const Params& p, float low, float high) const {
+    if (!exists_) return;
+    AddBias(p, &low, &high);
+    *to_ = __float2bfloat16_rn(SiluMulOf<__nv_bfloat16>(low, high));
+  }
+
+ private:
+  __nv_bfloat16* to_;
+};
+
+template <>
+class LaneOutputs<Epilogue::kRotateStore> : public LanePair {
+ public:
+  __device__ __forceinline__ LaneOutputs(const Params& p, uint32_t tile, uint32_t row, int lane)
+      : LanePair(p, tile, row, lane) {
     const RotateStoreArgs& args = p.rotate;
-    const int32_t slot = args.row_slots[row];
+    const int32_t slot = exists_ ? args.row_slots[row] : -1;
     if (slot < 0) return;
     const uint32_t position = args.row_positions[row];
-    if (group < args.num_heads + args.num_kv_heads) {
-      const size_t angle = size_t{position} * p.pairing.half + index;
-      RotatePair<__nv_bfloat16>(args.cos[angle], args.sin[angle], &low, &high);
+    rotates_ = group_ < args.num_heads + args.num_kv_heads;
+    if (rotates_) {
+      const size_t angle = size_t{position} * p.pairing.half + index_;
+      cos_ = args.cos[angle];
+      sin_ = args.sin[angle];
     }
-    __nv_bfloat16* to = static_cast<__nv_bfloat16*>(args.qkv) + size_t{row} * p.n + output;
-    if (group >= args.num_heads) {
-      const KvLayout layout{args.num_kv_heads, args.block_size, args.head_dim};
-      const uint32_t block =
-          args.block_tables[size_t(slot) * args.table_stride + position / args.block_size];
-      const uint32_t kv_head = (group - args.num_heads) % args.num_kv_heads;
-      const bool is_value = group >= args.num_heads + args.num_kv_heads;
-      to = static_cast<__nv_bfloat16*>(args.kv) +
-           layout.key(block, kv_head, position % args.block_size) +
-           (is_value ? layout.value_offset() : 0) + index;
+    if (group_ < args.num_heads) {
+      to_ = static_cast<__nv_bfloat16*>(args.qkv) + size_t{row} * p.n +
+            group_ * 2 * p.pairing.half + index_;
+      return;
     }
-    to[0] = __float2bfloat16_rn(low);
-    to[p.pairing.half] = __float2bfloat16_rn(high);
+    const KvLayout layout{args.num_kv_heads, args.block_size, args.head_dim};
+    const uint32_t block =
+        args.block_tables[size_t(slot) * args.table_stride + position / args.block_size];
+    to_ = static_cast<__nv_bfloat16*>(args.kv) +
+          layout.key(block, (group_ - args.num_heads) % args.num_kv_heads,
+                     position % args.block_size) +
+          (rotates_ ? 0 : layout.value_offset()) + index_;
   }
-}
 
-template <int kHalves, Epilogue kEpilogue>
-__device__ __forceinline__ void Finish(const Params& p, uint32_t tile, int lane,
-                                       const float (&sums)[kHalves][4]) {
-#pragma unroll
-  for (int h = 0; h < kHalves; ++h) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint32_t row = h * 8 + lane % 4 * 2 + i;
-      if (row >= p.m) continue;
-      const float low = sums[h][i];
-      const float high = sums[h][2 + i];
-      if constexpr (kIsPaired<kEpilogue>) {
-        const uint32_t tiles_per_group = p.pairing.half / 8;
-        FinishPair<kEpilogue>(p, row, tile / tiles_per_group, tile % tiles_per_group * 8 + lane / 4,
-                              low, high);
-      } else {
-        const uint32_t output = tile * kTileOutputs + lane / 4;
-        FinishOne<kEpilogue>(p, row, output, low);
-        FinishOne<kEpilogue>(p, row, output + 8, high);
-      }
-    }
+  __device__ __forceinline__ void Put(const Params& p, float low, float high) const {
+    if (to_ == nullptr) return;
+    AddBias(p, &low, &high);
+    if (rotates_) RotatePair<__nv_bfloat16>(cos_, sin_, &low, &high);
+    to_[0] = __float2bfloat16_rn(low);
+    to_[p.pairing.half] = __float2bfloat16_rn(high);
   }
-}
 
-template <int kHalves, int kBoxes, Epilogue kEpilogue>
-__global__ void __launch_bounds__((kMaxTiles + 1) * 32)
+ private:
+  __nv_bfloat16* to_ = nullptr;  // null: a row or a head that is none
+  bool rotates_ = false;
+  float cos_ = 0, sin_ = 0;
+};
+
+template <int kHalves, int kBoxes, bool kFewTiles, Epilogue kEpilogue>
+__global__ void __launch_bounds__(((kFewTiles ? kMostFewTiles : kMaxTiles) + 1) * 32)
     SkinnyKernel(const __grid_constant__ CUtensorMap weights,
                  const __grid_constant__ CUtensorMap inputs, const Params p) {
   extern __shared__ uint8_t shared[];
   __shared__ alignas(8) uint64_t barriers[2 * kMaxStages];
-  const Ring<kHalves, kBoxes> ring((SharedAddress(shared) + 1023) & ~1023u, SharedAddress(barriers),
-                                   p);
+  const Ring<kHalves, kBoxes, kFewTiles> ring((SharedAddress(shared) + 1023) & ~1023u,
+                                              SharedAddress(barriers), p);
   LetSecondaryStart();
   if (threadIdx.x == 0) {
     for (uint32_t i = 0; i < ring.stages; ++i) {
@@ -427,11 +497,37 @@ __global__ void __launch_bounds__((kMaxTiles + 1) * 32)
     if (lane == 0) CopyAll(ring, &weights, &inputs, p);
     return;
   }
+  // Slots, positions and block tables were there before the step began; a residual was not.
+  if constexpr (kEpilogue == Epilogue::kAdd) WaitForPrimary();
   RingPosition at;
   for (uint32_t round = blockIdx.x; round < p.num_rounds; round += gridDim.x) {
+    const uint32_t tile = round * ring.tiles + warp;
+    const auto outputs_of = [&](uint32_t row) {
+      return LaneOutputs<kEpilogue>(p, tile, row + lane % 4 * 2, lane);
+    };
+    const auto put = [&](const LaneOutputs<kEpilogue>(&outputs)[2 * kHalves],
+                         const float(&sums)[kHalves][4]) {
+#pragma unroll
+      for (int h = 0; h < kHalves; ++h) {
+        outputs[2 * h].Put(p, sums[h][0], sums[h][2]);
+        outputs[2 * h + 1].Put(p, sums[h][1], sums[h][3]);
+      }
+    };
     float sums[kHalves][4] = {};
-    ComputeChains(ring, NumStages<kBoxes>(p.k), warp, lane, &at, sums);
-    Finish<kHalves, kEpilogue>(p, round * ring.tiles + warp, lane, sums);
+    const auto compute = [&] {
+      ComputeChains(ring, NumStages<kBoxes>(p.k), warp, lane, &at, sums);
+    };
+    if constexpr (!kFewTiles) compute();
+    if constexpr (kHalves == 1) {
+      const LaneOutputs<kEpilogue> outputs[2] = {outputs_of(0), outputs_of(1)};
+      if constexpr (kFewTiles) compute();
+      put(outputs, sums);
+    } else {
+      const LaneOutputs<kEpilogue> outputs[4] = {outputs_of(0), outputs_of(1), outputs_of(8),
+                                                 outputs_of(9)};
+      if constexpr (kFewTiles) compute();
+      put(outputs, sums);
+    }
   }
 }
 
@@ -477,18 +573,22 @@ uint32_t ChooseTiles(uint32_t n, uint32_t num_sms) {
   return best;
 }
 
-SkinnyShape ChooseShape(uint32_t n, uint32_t k, uint32_t halves, uint32_t num_sms) {
+SkinnyShape ChooseShape(uint32_t n, uint32_t k, uint32_t halves, const SkinnyPairing& pairing,
+                        uint32_t num_sms) {
   SkinnyShape shape;
   shape.tiles = ChooseTiles(n, num_sms);
   const uint32_t box_bytes = shape.tiles * kTileBytes + halves * kInputBytes;
   const uint32_t num_boxes = (k + kBoxWidth - 1) / kBoxWidth;
   // The most that make a stage and leave no box of the last one empty.
   shape.boxes = 1;
-  while (!IsFlat(k) && shape.boxes < kMaxBoxes && num_boxes % (2 * shape.boxes) == 0 &&
+  const uint32_t most = IsFlat(k) ? 1 : shape.tiles > kMostFewTiles ? 2 : kMaxBoxes;
+  while (shape.boxes < most && num_boxes % (2 * shape.boxes) == 0 &&
          2 * shape.boxes * box_bytes <= kStageBytes) {
     shape.boxes *= 2;
   }
-  const bool is_large = shape.tiles > 1 && uint64_t{n} * k * 2 > kLargeShare * num_sms;
+  // After heads comes attention, which should find room.
+  const bool is_large =
+      pairing.num_groups == 1 && shape.tiles > 1 && uint64_t{n} * k * 2 > kLargeShare * num_sms;
   const uint32_t ring = is_large ? kLargeRing : kSmallRing;
   shape.stages = std::clamp(ring / (shape.boxes * box_bytes), 2u, kMaxStages);
   return shape;
@@ -510,9 +610,9 @@ cudaError_t CountMultiprocessors(uint32_t* count) {
   return cudaSuccess;
 }
 
-template <int kHalves, int kBoxes, Epilogue kEpilogue>
+template <int kHalves, int kBoxes, bool kFewTiles, Epilogue kEpilogue>
 cudaError_t Launch(const SkinnyGemm& gemm, const Params& params, cudaStream_t stream) {
-  constexpr auto kKernel = SkinnyKernel<kHalves, kBoxes, kEpilogue>;
+  constexpr auto kKernel = SkinnyKernel<kHalves, kBoxes, kFewTiles, kEpilogue>;
   static const cudaError_t allowed =
       cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                            static_cast<int>(kLargeRing + kStageBytes / 2));
@@ -530,15 +630,19 @@ cudaError_t Launch(const SkinnyGemm& gemm, Params& params, cudaStream_t stream) 
   params.shape = gemm.shape[kHalves - 1];
   const uint32_t total = (gemm.n + kTileOutputs - 1) / kTileOutputs;
   params.num_rounds = (total + params.shape.tiles - 1) / params.shape.tiles;
+  if (params.shape.tiles > kMostFewTiles) {
+    return params.shape.boxes == 1 ? Launch<kHalves, 1, false, kEpilogue>(gemm, params, stream)
+                                   : Launch<kHalves, 2, false, kEpilogue>(gemm, params, stream);
+  }
   switch (params.shape.boxes) {
     case 1:
-      return Launch<kHalves, 1, kEpilogue>(gemm, params, stream);
+      return Launch<kHalves, 1, true, kEpilogue>(gemm, params, stream);
     case 2:
-      return Launch<kHalves, 2, kEpilogue>(gemm, params, stream);
+      return Launch<kHalves, 2, true, kEpilogue>(gemm, params, stream);
     case 4:
-      return Launch<kHalves, 4, kEpilogue>(gemm, params, stream);
+      return Launch<kHalves, 4, true, kEpilogue>(gemm, params, stream);
     default:
-      return Launch<kHalves, 8, kEpilogue>(gemm, params, stream);
+      return Launch<kHalves, 8, true, kEpilogue>(gemm, params, stream);
   }
 }
 
@@ -574,13 +678,13 @@ cudaError_t MakeSkinnyGemm(const void* weights, const void* inputs, uint32_t n, 
   gemm->pairing = pairing;
   for (uint32_t i = 0; i < 2; ++i) {
     const uint32_t halves = i + 1;
-    const SkinnyShape shape = ChooseShape(n, k, halves, num_sms);
+    const SkinnyShape shape = ChooseShape(n, k, halves, pairing, num_sms);
     gemm->shape[i] = shape;
     // What one request brings; see Ring.
-    const uint32_t rows = shape.boxes > 1           ? 8
-                          : pairing.half == 0       ? shape.tiles * kTileOutputs
-                          : pairing.num_groups == 1 ? shape.tiles * 8
-                                                    : 8;
+    const bool is_by_tile = shape.tiles <= kMostFewTiles || pairing.num_groups > 1;
+    const uint32_t rows = is_by_tile          ? 8
+                          : pairing.half == 0 ? shape.tiles * kTileOutputs
+                                              : shape.tiles * 8;
     cudaError_t error = EncodeMatrix(weights, n, k, rows, shape.boxes, &gemm->weights[i]);
     if (error == cudaSuccess) {
       error = EncodeMatrix(inputs, kSkinnyMaxRows, k, halves * 8, shape.boxes, &gemm->inputs[i]);

@@ -119,11 +119,14 @@ __global__ void __launch_bounds__(kAttentionThreads, kDecodeResidentBlocks<kHead
   uint32_t* const last = reinterpret_cast<uint32_t*>(shared + Shared::kLast);
   const uint32_t first_column = Warp() * kColumns;
 
-  WaitForPrimary();
-  LetSecondaryStart();
+  // Items, slots, positions and block tables were there before the step began; queries and the
+  // newest keys and values are the work of the kernel before.
   const uint32_t pieces = GroupPieces<kRowsPerMatrix>(params);
   const uint32_t num_work = *num_items * params.args.num_kv_heads * pieces;
+  if (blockIdx.x >= num_work && blockIdx.x > 0) return;
   TileStream<kHeadDim> stream(params, items, num_work);
+  WaitForPrimary();
+  LetSecondaryStart();
   for (uint32_t stage = 0; stage + 1 < kDecodeStages; ++stage) {
     stream.CopyNext(stages + stage * Stage<kHeadDim>::kBytes);
   }
