@@ -100,20 +100,21 @@ BuiltEngine BuildFake(const EngineSettings& settings, const ModelConfig& config,
   return built;
 }
 
-// Whether the paged engine is to run on a GPU. FAILED_PRECONDITION: it must, and cannot.
-absl::StatusOr<bool> UsesCuda(const EngineSettings& settings) {
+// The GPU that the engine is to run on, by its name; empty: the CPU. FAILED_PRECONDITION: it must
+// be a GPU, and cannot.
+absl::StatusOr<std::string> FindGpu(const EngineSettings& settings) {
   if (settings.device != "auto" && settings.device != "cpu" && settings.device != "cuda") {
     return absl::InvalidArgumentError(
         absl::StrCat("--device ", settings.device, ": auto, cpu or cuda is allowed"));
   }
-  if (settings.device == "cpu" || settings.engine != "paged") return false;
+  if (settings.device == "cpu" || settings.engine == "fake") return std::string();
 #ifdef QUIRE_CUDA
   const auto device = cuda::FindDevice(0);
-  if (device.ok()) return true;
-  if (settings.device == "auto") return false;
+  if (device.ok()) return device->name;
+  if (settings.device == "auto") return std::string();
   return absl::FailedPreconditionError(absl::StrCat("--device cuda: ", device.status().message()));
 #else
-  if (settings.device == "auto") return false;
+  if (settings.device == "auto") return std::string();
   return absl::FailedPreconditionError("--device cuda: this build is without CUDA");
 #endif
 }
@@ -204,7 +205,7 @@ absl::StatusOr<BuiltEngine> BuildPagedCpu(const EngineSettings& settings, const 
 }
 
 absl::StatusOr<BuiltEngine> BuildBaseline(const EngineSettings& settings, uint32_t context,
-                                          uint32_t threads,
+                                          uint32_t threads, const std::string& gpu,
                                           std::shared_ptr<const Weights> weights) {
 #ifdef QUIRE_TORCH
   if (settings.baseline_cache != "dynamic" && settings.baseline_cache != "static") {
@@ -212,6 +213,7 @@ absl::StatusOr<BuiltEngine> BuildBaseline(const EngineSettings& settings, uint32
                                                    ": dynamic or static is allowed"));
   }
   TorchBaselineOptions options;
+  options.device = gpu.empty() ? BaselineDevice::kCpu : BaselineDevice::kCuda;
   options.cache =
       settings.baseline_cache == "static" ? BaselineCache::kStatic : BaselineCache::kDynamic;
   options.context_length = context;
@@ -220,12 +222,13 @@ absl::StatusOr<BuiltEngine> BuildBaseline(const EngineSettings& settings, uint32
   if (!executor.ok()) return executor.status();
   NumericsParts parts = ModelNumericsParts(*weights, threads);
   for (auto& part : (*executor)->numerics_parts()) parts.push_back(std::move(part));
+  if (!gpu.empty()) parts.push_back({"gpu", gpu});
   BuiltEngine built;
   built.numerics_id = NumericsId(parts);
   built.kv_cache = settings.baseline_cache;
-  built.description =
-      absl::StrCat("libtorch on the CPU, ", threads, " threads, weights ",
-                   weights->num_bytes() >> 20, " MiB, ", settings.baseline_cache, " KV cache");
+  built.description = absl::StrCat(
+      "libtorch on ", gpu.empty() ? absl::StrCat("the CPU, ", threads, " threads") : gpu,
+      ", weights ", weights->num_bytes() >> 20, " MiB, ", settings.baseline_cache, " KV cache");
   built.engine = std::make_unique<RequestEngine>(
       RequestEngine::Options{context, weights->config().vocab_size},
       std::make_unique<SerialScheduler>(settings.max_queue,
@@ -247,11 +250,11 @@ absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& asked,
     return absl::InvalidArgumentError(
         absl::StrCat("--engine ", settings.engine, ": paged or baseline is allowed"));
   }
-  const absl::StatusOr<bool> uses_cuda = UsesCuda(settings);
-  if (!uses_cuda.ok()) return uses_cuda.status();
+  const absl::StatusOr<std::string> gpu = FindGpu(settings);
+  if (!gpu.ok()) return gpu.status();
   if (settings.max_num_batched_tokens == 0) {
     settings.max_num_batched_tokens = std::max(
-        settings.max_num_seqs, *uses_cuda ? kDefaultCudaBatchedTokens : kDefaultBatchedTokens);
+        settings.max_num_seqs, gpu->empty() ? kDefaultBatchedTokens : kDefaultCudaBatchedTokens);
   }
   if (settings.max_num_batched_tokens < settings.max_num_seqs) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -285,19 +288,19 @@ absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& asked,
     }
     LoadOptions load;
     load.format = settings.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kSafetensors;
-    load.dtype = *dtype;
+    load.dtype = !gpu->empty() && !dtype->has_value() ? DType::kBF16 : *dtype;
     load.allow_overflow = settings.allow_overflow;
     load.num_threads = threads;
     auto weights = Weights::Load(settings.model_folder, config, load);
     if (!weights.ok()) return weights.status();
-    if (*uses_cuda) {
+    if (settings.engine == "baseline") {
+      built = BuildBaseline(settings, context, threads, *gpu, *weights);
+    } else if (gpu->empty()) {
+      built = BuildPagedCpu(settings, config, context, threads, *weights);
+    } else {
 #ifdef QUIRE_CUDA
       built = BuildPagedCuda(settings, config, context, threads, *weights, progress);
 #endif
-    } else if (settings.engine == "paged") {
-      built = BuildPagedCpu(settings, config, context, threads, *weights);
-    } else {
-      built = BuildBaseline(settings, context, threads, *weights);
     }
     if (!built.ok()) return built.status();
     built->dtype = (*weights)->dtype() == DType::kF32 ? "fp32" : "bf16";

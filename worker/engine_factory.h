@@ -18,9 +18,8 @@ namespace quire {
 struct EngineSettings {
   std::string model_folder;
   std::string engine = "paged";  // paged, baseline, or fake: no model, for tests of the service
-  // Of the paged engine: auto (cuda where this build and the machine have it, else cpu), cpu, cuda.
-  std::string device = "auto";
-  std::string dtype = "auto";              // auto (the checkpoint's), fp32, bf16
+  std::string device = "auto";   // auto (cuda where this build and the machine have it), cpu, cuda
+  std::string dtype = "auto";    // auto (the checkpoint's; on a GPU bf16), fp32, bf16
   std::string load_format = "auto";        // auto (safetensors), dummy
   std::string baseline_cache = "dynamic";  // dynamic, static
   bool allow_overflow = false;

@@ -24,9 +24,8 @@ void DeclareFlags(FlagSet& flags, WorkerFlags* f) {
   flags.Add("model", &e.model_folder, "Folder of the model, in Hugging Face format")->required();
   flags.Add("served-model-name", &f->served_model_name, "Name for clients; default: the folder's");
   flags.Add("engine", &e.engine, "paged (continuous batching) or baseline (one request at a time)");
-  flags.Add("device", &e.device,
-            "auto (a GPU where there is one), cpu or cuda: the paged engine's");
-  flags.Add("dtype", &e.dtype, "auto (the checkpoint's), fp32 or bf16");
+  flags.Add("device", &e.device, "auto (a GPU where there is one), cpu or cuda");
+  flags.Add("dtype", &e.dtype, "auto (the checkpoint's; on a GPU bf16), fp32 or bf16");
   flags.Add("load-format", &e.load_format, "auto, or dummy: random weights from config.json alone");
   flags.AddSwitch("allow-overflow", &e.allow_overflow,
                   "Clamp weights that the dtype cannot hold instead of failing");

@@ -30,10 +30,16 @@ enum class BaselineCache : uint8_t {
   kStatic,   // reserved at the maximum length up front
 };
 
+enum class BaselineDevice : uint8_t {
+  kCpu,
+  kCuda,  // the first GPU, through torch's CUDA library, which is loaded when it is first asked for
+};
+
 struct TorchBaselineOptions {
+  BaselineDevice device = BaselineDevice::kCpu;
   BaselineCache cache = BaselineCache::kDynamic;
   uint32_t context_length = 0;  // tokens; 0: the model's max_position_embeddings
-  uint32_t num_threads = 1;     // of torch's operators: holds for the whole process
+  uint32_t num_threads = 1;     // of torch's operators on the CPU: holds for the whole process
 };
 
 // What Hugging Face generate() does with one request, in C++: torch's own operators in the order,
@@ -42,22 +48,28 @@ struct TorchBaselineOptions {
 //
 // One slot. A plan runs any number of its positions at once; SerialScheduler plans the whole
 // prompt, then a token a step. The numbers are torch's: none of E1 and E2 is promised
-// (docs/numerics.md). Tokens are chosen by the paged engine's sampler, so greedy is the arg max and
-// a seed means the same there and here. A run whose numbers are not finite brings no token;
-// SlotOutput.fault names the stage. Results carry the bytes of the KV cache, reserved and used.
+// (docs/numerics.md). Tokens are chosen by the paged engine's sampler of the CPU, so greedy is the
+// arg max and a seed means the same there and here. A run whose numbers are not finite brings no
+// token; SlotOutput.fault names the stage. Results carry the bytes of the KV cache, reserved and
+// used.
+//
+// On a GPU weights, cache and all that is computed with them are there; fp32 is fp32, not TF32. The
+// logits come to the CPU, where tokens are chosen.
 //
 // A step runs within Launch; Collect hands out its result. What torch throws becomes a Status here,
 // and torch is known to no one who includes this header. Not thread safe, as ModelExecutor says.
 class TorchBaselineExecutor final : public ModelExecutor {
  public:
   // INVALID_ARGUMENT names the option; RESOURCE_EXHAUSTED the static cache's size if it could not
-  // be had; UNIMPLEMENTED weights that are neither fp32 nor bf16.
+  // be had, or what else did not fit; UNIMPLEMENTED weights that are neither fp32 nor bf16;
+  // FAILED_PRECONDITION torch without CUDA, or no GPU that it can use.
   static absl::StatusOr<std::unique_ptr<TorchBaselineExecutor>> Create(
       std::shared_ptr<const Weights> weights, const TorchBaselineOptions& options);
   ~TorchBaselineExecutor() override;
 
-  // What can change a token here, besides the model (ModelNumericsParts): torch's version and the
-  // instruction set that it chose, the threads that its sums are cut by, the cache, the sampler.
+  // What can change a token here, besides the model (ModelNumericsParts) and which GPU it is:
+  // torch's version, the instruction set that it chose and the threads that its sums are cut by on
+  // a CPU, the cache, the sampler.
   NumericsParts numerics_parts() const;
 
   const ExecutorLimits& limits() const override { return limits_; }
@@ -73,6 +85,9 @@ class TorchBaselineExecutor final : public ModelExecutor {
   TorchBaselineExecutor(const TorchBaselineOptions& options, const ExecutorLimits& limits,
                         std::unique_ptr<TorchKvCache> cache, std::unique_ptr<TorchModel> model);
 
+  // Runs a few tokens, so that the first request need not wait for what CUDA loads when it is first
+  // called, and forgets them.
+  void WarmUp();
   void Step(const StepPlan& plan);
   void Run(const SlotRun& run);
   // `states` are the run's hidden states, [1, num_tokens, hidden]. Gives kLogits or kNone.

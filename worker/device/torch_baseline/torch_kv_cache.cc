@@ -70,7 +70,8 @@ class StaticKvCache final : public TorchKvCache {
   StaticKvCache(const TorchKvShape& shape, int64_t max_length)
       : window_(Window(shape)), capacity_(std::min(window_, max_length)) {
     const auto reserve = [&] {
-      return at::zeros({1, shape.num_kv_heads, capacity_, shape.head_dim}, shape.dtype);
+      return at::zeros({1, shape.num_kv_heads, capacity_, shape.head_dim},
+                       at::device(shape.device).dtype(shape.dtype));
     };
     layers_.reserve(static_cast<size_t>(shape.num_layers));
     for (int64_t i = 0; i < shape.num_layers; ++i) layers_.push_back({reserve(), reserve()});

@@ -17,6 +17,7 @@ struct TorchKvShape {
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
   at::ScalarType dtype = at::kFloat;
+  c10::Device device = at::kCPU;
   // A key this many positions before a query, or more, is not visible to it. Absent: all are.
   std::optional<int64_t> sliding_window;
 };

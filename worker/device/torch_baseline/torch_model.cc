@@ -10,6 +10,7 @@
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/silu.h>
+#include <ATen/ops/stack.h>
 
 #include <algorithm>
 #include <array>
@@ -23,32 +24,35 @@ namespace {
 at::ScalarType TorchType(DType dtype) { return dtype == DType::kF32 ? at::kFloat : at::kBFloat16; }
 
 // torch takes no read-only memory; nothing here writes to a weight.
-at::Tensor Matrix(const WeightView& view) {
+at::Tensor Matrix(const WeightView& view, c10::Device device) {
   return at::from_blob(const_cast<void*>(view.data),
                        {static_cast<int64_t>(view.rows), static_cast<int64_t>(view.cols)},
-                       TorchType(view.dtype));
+                       TorchType(view.dtype))
+      .to(device);
 }
 
-at::Tensor Vector(const WeightView& view) { return view ? Matrix(view).view(-1) : at::Tensor(); }
+at::Tensor Vector(const WeightView& view, c10::Device device) {
+  return view ? Matrix(view, device).view(-1) : at::Tensor();
+}
 
-TorchLinear Linear(const WeightView& weight, const WeightView& bias) {
-  TorchLinear linear{Matrix(weight), std::nullopt};
-  if (bias) linear.bias = Vector(bias);
+TorchLinear Linear(const WeightView& weight, const WeightView& bias, c10::Device device) {
+  TorchLinear linear{Matrix(weight, device), std::nullopt};
+  if (bias) linear.bias = Vector(bias, device);
   return linear;
 }
 
-TorchLayer Layer(const LayerWeights& from) {
-  return {.input_norm = Vector(from.input_norm),
-          .q = Linear(from.q, from.q_bias),
-          .k = Linear(from.k, from.k_bias),
-          .v = Linear(from.v, from.v_bias),
-          .q_norm = Vector(from.q_norm),
-          .k_norm = Vector(from.k_norm),
-          .o = Linear(from.o, from.o_bias),
-          .post_attention_norm = Vector(from.post_attention_norm),
-          .gate = Linear(from.gate, from.gate_bias),
-          .up = Linear(from.up, from.up_bias),
-          .down = Linear(from.down, from.down_bias)};
+TorchLayer Layer(const LayerWeights& from, c10::Device device) {
+  return {.input_norm = Vector(from.input_norm, device),
+          .q = Linear(from.q, from.q_bias, device),
+          .k = Linear(from.k, from.k_bias, device),
+          .v = Linear(from.v, from.v_bias, device),
+          .q_norm = Vector(from.q_norm, device),
+          .k_norm = Vector(from.k_norm, device),
+          .o = Linear(from.o, from.o_bias, device),
+          .post_attention_norm = Vector(from.post_attention_norm, device),
+          .gate = Linear(from.gate, from.gate_bias, device),
+          .up = Linear(from.up, from.up_bias, device),
+          .down = Linear(from.down, from.down_bias, device)};
 }
 
 at::Tensor Apply(const TorchLinear& linear, const at::Tensor& input) {
@@ -85,7 +89,7 @@ at::Tensor MaskedAttention(const at::Tensor& queries, const at::Tensor& keys,
       .reshape({1, heads, num_tokens, head_dim});
 }
 
-// REQUIRES: contiguous, fp32 or bf16.
+// REQUIRES: contiguous, fp32 or bf16, on the CPU.
 bool AllFinite(const at::Tensor& x) {
   const int64_t n = x.numel();
   if (x.scalar_type() == at::kFloat) {
@@ -97,18 +101,50 @@ bool AllFinite(const at::Tensor& x) {
                      [](at::BFloat16 value) { return (value.x & 0x7f80u) != 0x7f80u; });
 }
 
+// Finds the first stage after which the states of a step are not all finite.
+class FiniteCheck {
+ public:
+  void Add(NumericFault stage, const at::Tensor& states) {
+    if (!states.is_cpu()) {
+      sums_.push_back(states.sum(at::kFloat));
+      stages_.push_back(stage);
+    } else if (fault_ == NumericFault::kNone && !AllFinite(states)) {
+      fault_ = stage;
+    }
+  }
+
+  // Waits for the device once for all stages: a sum is finite where its terms are.
+  NumericFault Fault() {
+    if (sums_.empty()) return fault_;
+    const at::Tensor sums = at::stack(sums_).cpu();
+    const float* const first = sums.const_data_ptr<float>();
+    const float* const end = first + stages_.size();
+    const float* const found =
+        std::find_if_not(first, end, [](float x) { return std::isfinite(x); });
+    return found == end ? NumericFault::kNone : stages_[static_cast<size_t>(found - first)];
+  }
+
+ private:
+  NumericFault fault_ = NumericFault::kNone;
+  std::vector<at::Tensor> sums_;  // one a stage, on the device
+  std::vector<NumericFault> stages_;
+};
+
 }  // namespace
 
-TorchModel::TorchModel(std::shared_ptr<const Weights> weights, uint32_t context_length)
+TorchModel::TorchModel(std::shared_ptr<const Weights> weights, uint32_t context_length,
+                       c10::Device device)
     : weights_(std::move(weights)),
-      embedding_(Matrix(weights_->embedding())),
-      final_norm_(Vector(weights_->final_norm())),
-      head_(Linear(weights_->lm_head(), {})) {
+      device_(device),
+      embedding_(Matrix(weights_->embedding(), device)),
+      final_norm_(Vector(weights_->final_norm(), device)) {
   const ModelConfig& config = weights_->config();
-  for (const LayerWeights& layer : weights_->layers()) layers_.push_back(Layer(layer));
+  const bool tied = weights_->lm_head().data == weights_->embedding().data;
+  head_ = tied ? TorchLinear{embedding_, std::nullopt} : Linear(weights_->lm_head(), {}, device);
+  for (const LayerWeights& layer : weights_->layers()) layers_.push_back(Layer(layer, device));
   RopeTables rope = ComputeRopeTables(config.rope, config.head_dim, context_length);
-  cos_ = BothHalves(rope.cos, context_length, TorchType(weights_->dtype()));
-  sin_ = BothHalves(rope.sin, context_length, TorchType(weights_->dtype()));
+  cos_ = BothHalves(rope.cos, context_length, TorchType(weights_->dtype())).to(device);
+  sin_ = BothHalves(rope.sin, context_length, TorchType(weights_->dtype())).to(device);
 }
 
 TorchModel::Hidden TorchModel::Forward(std::span<const TokenId> tokens, TorchKvCache& cache) const {
@@ -119,28 +155,27 @@ TorchModel::Hidden TorchModel::Forward(std::span<const TokenId> tokens, TorchKvC
   at::Tensor ids = at::empty({1, num_tokens}, at::kLong);
   std::copy(tokens.begin(), tokens.end(), ids.mutable_data_ptr<int64_t>());
 
-  Hidden hidden{at::embedding(embedding_, ids)};
-  const auto check = [&hidden](NumericFault stage) {
-    if (hidden.fault == NumericFault::kNone && !AllFinite(hidden.states)) hidden.fault = stage;
-  };
-  check(NumericFault::kEmbedding);
+  Hidden hidden{at::embedding(embedding_, ids.to(device_))};
+  FiniteCheck check;
+  check.Add(NumericFault::kEmbedding, hidden.states);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const TorchLayer& layer = layers_[i];
     hidden.states.add_(
         Attention(i, Norm(hidden.states, layer.input_norm), rotation, visible, cache));
-    check(NumericFault::kAttention);
+    check.Add(NumericFault::kAttention, hidden.states);
     const at::Tensor input = Norm(hidden.states, layer.post_attention_norm);
     hidden.states.add_(
         Apply(layer.down, at::silu(Apply(layer.gate, input)) * Apply(layer.up, input)));
-    check(NumericFault::kMlp);
+    check.Add(NumericFault::kMlp, hidden.states);
   }
   hidden.states = Norm(hidden.states, final_norm_);
+  hidden.fault = check.Fault();
   cache.Advance(num_tokens);
   return hidden;
 }
 
 at::Tensor TorchModel::Logits(const at::Tensor& states) const {
-  return Apply(head_, states).squeeze(0).to(at::kFloat).contiguous();
+  return Apply(head_, states).squeeze(0).to(at::kCPU, at::kFloat).contiguous();
 }
 
 // A mask is made in the cases in which transformers makes one, since attention rounds differently
@@ -155,8 +190,9 @@ TorchModel::Visibility TorchModel::VisibleKeys(const TorchKvCache& cache,
   const bool all_written = first + length == past + num_tokens;
   if (!windowed && num_tokens == 1 && all_written) return {};
   if (!windowed && num_tokens > 1 && past == 0) return {.mask = std::nullopt, .causal = true};
-  const at::Tensor queries = at::arange(past, past + num_tokens, at::kLong).unsqueeze(1);
-  const at::Tensor keys = at::arange(first, first + length, at::kLong).unsqueeze(0);
+  const auto positions = at::device(device_).dtype(at::kLong);
+  const at::Tensor queries = at::arange(past, past + num_tokens, positions).unsqueeze(1);
+  const at::Tensor keys = at::arange(first, first + length, positions).unsqueeze(0);
   at::Tensor mask = keys.le(queries);
   if (window) mask = mask & keys.gt(queries - int64_t{*window});
   return {.mask = mask.unsqueeze(0).unsqueeze(0)};

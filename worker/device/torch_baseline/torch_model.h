@@ -32,23 +32,23 @@ struct TorchLayer {
 
 // A decoder of the Llama family as the modules of transformers compute it (its modeling_llama.py
 // and kin, with sdpa attention): the same operators, in the dtype of the weights, rounding where
-// they round. The tensors are views of the weights; nothing is copied.
+// they round. On the CPU the tensors are views of the weights, elsewhere they are copies.
 //
 // Functions throw what torch throws. Forward writes to the cache it is given and to nothing else.
 class TorchModel {
  public:
-  TorchModel(std::shared_ptr<const Weights> weights, uint32_t context_length);
+  TorchModel(std::shared_ptr<const Weights> weights, uint32_t context_length, c10::Device device);
 
-  // The next positions of the cache's sequence. Gives the hidden states after the last norm,
-  // [1, tokens, hidden]. A fault says where they stopped being finite.
+  // The next positions of the cache's sequence, whose cache is on the same device. Gives the hidden
+  // states after the last norm, [1, tokens, hidden]. A fault says where they stopped being finite.
   struct Hidden {
     at::Tensor states;
     NumericFault fault = NumericFault::kNone;
   };
   Hidden Forward(std::span<const TokenId> tokens, TorchKvCache& cache) const;
 
-  // Of some of those states, [1, rows, hidden]: [rows, vocabulary] in fp32, contiguous. In bf16
-  // they are rounded to bf16 first, as the head is a linear layer like any other.
+  // Of some of those states, [1, rows, hidden]: [rows, vocabulary] in fp32, contiguous, on the CPU.
+  // In bf16 they are rounded to bf16 first, as the head is a linear layer like any other.
   at::Tensor Logits(const at::Tensor& states) const;
 
  private:
@@ -67,6 +67,7 @@ class TorchModel {
   at::Tensor Norm(const at::Tensor& input, const at::Tensor& weight) const;
 
   const std::shared_ptr<const Weights> weights_;
+  const c10::Device device_;
   at::Tensor embedding_;
   std::vector<TorchLayer> layers_;
   at::Tensor final_norm_;
