@@ -4,12 +4,12 @@ import time
 import unittest
 
 from grpc import StatusCode
-from harness import Stage, figure, main, wait_until
+from harness import Stage, figure, lasting, main, wait_until
 from quire.v1 import inference_pb2 as pb
 from service import Service, request
 
 NUM_STREAMS = 8
-NUM_TOKENS = 1000  # two seconds at 2 ms a step
+NUM_TOKENS = lasting(1000)  # two seconds at 2 ms a step
 
 
 class DrainTest(unittest.TestCase):

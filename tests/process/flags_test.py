@@ -77,6 +77,7 @@ class FlagsTest(unittest.TestCase):
         for flags, words in (
                 (["--engine", "steam"], ["--engine", "steam"]),
                 (["--dtype", "fp8"], ["--dtype", "fp8"]),
+                (["--device", "abacus"], ["--device", "abacus"]),
                 (["--max-num-seqs", 0], ["--max-num-seqs"]),
                 (["--max-num-batched-tokens", 1], ["--max-num-batched-tokens"]),
                 (["--max-model-len", 4096], ["--max-model-len", "2048"]),
@@ -96,6 +97,13 @@ class FlagsTest(unittest.TestCase):
         (self.folder / "config.json").write_text((TINY / "config.json").read_text())
         (self.folder / "model.safetensors").write_bytes((TINY / "model.safetensors").read_bytes()[:1_000_000])
         self.assert_refused(run("quire-worker", "--port", 0, "--model", self.folder), "model.safetensors")
+
+    def test_a_gpu_that_is_not_there(self):
+        for engine in ("paged", "baseline"):
+            with self.subTest(engine=engine):
+                refused = run("quire-worker", "--model", TINY, "--port", 0, "--engine", engine, "--device", "cuda",
+                              CUDA_VISIBLE_DEVICES="")
+                self.assert_refused(refused, "--device cuda")
 
     def test_a_port_in_use(self):
         stage = Stage.of_test(self)

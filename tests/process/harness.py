@@ -5,6 +5,7 @@ a bound, HANG_S; nothing waits by sleeping for a guessed time.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import pathlib
@@ -23,6 +24,13 @@ BIN = pathlib.Path(os.environ["QUIRE_BIN"])
 HANG_S = 60.0
 # How much of the full volume to run: sanitizers slow a process down several times.
 VOLUME = float(os.environ.get("QUIRE_PROCESS_VOLUME", "1"))
+# What workers compute on: cpu or cuda. On cuda a fake worker is a real one with random weights, so that the tests of
+# cancelling, stopping and overload are the GPU's too.
+DEVICE = os.environ.get("QUIRE_PROCESS_DEVICE", "cpu")
+# All workers of a test share the GPU: none takes the memory that is left for its KV pool.
+_CUDA_FLAGS = ["--device", "cuda", "--kv-cache-memory-bytes", 1 << 30]
+# ctest calls a test skipped that ends so.
+_SKIPPED = 77
 
 _SANITIZER_REPORT = re.compile(r"ERROR: \w+Sanitizer|runtime error:|WARNING: ThreadSanitizer")
 _figures: list[str] = []
@@ -32,13 +40,28 @@ def scaled(count: int, least: int = 1) -> int:
     return max(least, int(count * VOLUME))
 
 
+def lasting(num_tokens: int) -> int:
+    """As many tokens as take a GPU about as long as so many take a fake worker at 2 ms a step, or a CPU."""
+    return 16 * num_tokens if DEVICE == "cuda" else num_tokens
+
+
+def has_gpu() -> bool:
+    try:
+        return ctypes.CDLL("libcuda.so.1").cuInit(0) == 0
+    except OSError:  # no driver
+        return False
+
+
 def figure(what: str, value: float, unit: str, must: str = "") -> None:
     """Notes a measured figure for the summary that main prints."""
     _figures.append(f"{what}: {value:,.1f} {unit}" + (f" (must: {must})" if must else ""))
 
 
 def main() -> None:
-    """Runs the file's tests and prints its figures."""
+    """Runs the file's tests and prints its figures. Without a GPU that is asked for it says so and skips them."""
+    if DEVICE == "cuda" and not has_gpu():
+        print("skipped: no GPU")
+        sys.exit(_SKIPPED)
     result = unittest.main(module="__main__", exit=False, verbosity=2).result
     print(f"1..{len(_figures)}")
     for number, line in enumerate(_figures, start=1):
@@ -172,10 +195,13 @@ class Stage(contextlib.ExitStack):
         return self._start("quire-coordinator", ["--port", port, *flags], environment)
 
     def worker(self, model: pathlib.Path, *flags: object, port: int = 0) -> Process:
-        return self._start("quire-worker", ["--model", model, "--port", port, *flags])
+        device = _CUDA_FLAGS if DEVICE == "cuda" else ["--device", DEVICE]
+        return self._start("quire-worker", ["--model", model, "--port", port, *device, *flags])
 
     def fake_worker(self, model: pathlib.Path, *flags: object, step_us: int = 0, port: int = 0) -> Process:
         """A worker that computes no model: each token is a hash of those before it, a step takes step_us."""
+        if DEVICE == "cuda":
+            return self.worker(model, "--load-format", "dummy", *flags, port=port)
         return self.worker(model, "--engine", "fake", "--fake-step-us", step_us, *flags, port=port)
 
     def model(self, name: str, context: int = 2048, tokenizer: bool = False) -> pathlib.Path:

@@ -3,9 +3,11 @@
 import unittest
 
 from grpc import StatusCode
-from harness import Stage, main
+from harness import Stage, lasting, main
 from quire.v1 import inference_pb2 as pb
 from service import Service, request
+
+NUM_TOKENS = min(lasting(300), 2000)  # 0.6 s at 2 ms a step
 
 
 def resume(*tokens):
@@ -21,73 +23,73 @@ class IdentityTest(unittest.TestCase):
         cls.worker = stage.fake_worker(stage.model("ghost"), "--join", coordinator.address, step_us=2000)
         cls.service = Service(stage, coordinator.address)
         cls.service.wait_ready()
-        cls.expected = cls.service.run(request(new=300)).tokens[0]
+        cls.expected = cls.service.run(request(new=NUM_TOKENS)).tokens[0]
 
     def test_a_second_stream_of_the_same_body_takes_over_from_the_start(self):
-        message = request(new=300, request_id="twice")
+        message = request(new=NUM_TOKENS, request_id="twice")
         first = self.service.start(message).wait_for_tokens(20)
         second = self.service.run(message)
         self.assertEqual(first.end().error.code, StatusCode.ABORTED)
         self.assertIn("superseded", first.error.message)
-        self.assertLess(len(first.tokens[0]), 300)
+        self.assertLess(len(first.tokens[0]), NUM_TOKENS)
         self.assertEqual(second.tokens[0], self.expected)
         self.service.wait_idle()
 
     def test_time_limits_are_no_part_of_the_body(self):
-        first = self.service.start(request(new=300, request_id="limits")).wait_for_tokens(5)
-        second = self.service.run(request(new=300, request_id="limits", timeout_ms=50000, queue_timeout_ms=50000))
+        first = self.service.start(request(new=NUM_TOKENS, request_id="limits")).wait_for_tokens(5)
+        second = self.service.run(request(new=NUM_TOKENS, request_id="limits", timeout_ms=50000, queue_timeout_ms=50000))
         self.assertEqual(second.tokens[0], self.expected)
         self.assertEqual(first.end().error.code, StatusCode.ABORTED)
 
     def test_another_body_is_refused_and_disturbs_nothing(self):
-        first = self.service.start(request(new=300, request_id="taken")).wait_for_tokens(5)
-        for other in (request(new=299, request_id="taken"), request([5, 6, 8], new=300, request_id="taken")):
+        first = self.service.start(request(new=NUM_TOKENS, request_id="taken")).wait_for_tokens(5)
+        for other in (request(new=NUM_TOKENS - 1, request_id="taken"), request([5, 6, 8], new=NUM_TOKENS, request_id="taken")):
             error = self.service.fail(other)
             self.assertEqual((error.code, error.field), (StatusCode.ALREADY_EXISTS, "request_id"))
         self.assertEqual(first.ok().tokens[0], self.expected)
-        error = self.service.fail(request(new=299, request_id="taken"))  # also when it is finished
+        error = self.service.fail(request(new=NUM_TOKENS - 1, request_id="taken"))  # also when it is finished
         self.assertEqual(error.code, StatusCode.ALREADY_EXISTS)
 
     def test_a_living_request_resumes_after_the_last_emitted_id(self):
-        first = self.service.start(request(new=300, request_id="alive")).wait_for_tokens(40)
-        second = self.service.run(request(new=300, request_id="alive", resume=resume(*self.expected[:40])))
+        first = self.service.start(request(new=NUM_TOKENS, request_id="alive")).wait_for_tokens(40)
+        second = self.service.run(request(new=NUM_TOKENS, request_id="alive", resume=resume(*self.expected[:40])))
         self.assertEqual(first.end().error.code, StatusCode.ABORTED)
         self.assertEqual(second.deltas[0].first_index, 40)
         self.assertEqual(second.tokens[0], self.expected[40:])
-        self.assertEqual(second.finished[0].usage.output_tokens, 300)
+        self.assertEqual(second.finished[0].usage.output_tokens, NUM_TOKENS)
 
     def test_a_lost_request_resumes_with_its_emitted_ids(self):
         """As at another coordinator, which knows nothing of the request."""
-        stream = self.service.run(request(new=300, request_id="fresh", resume=resume(*self.expected[:100])))
+        stream = self.service.run(request(new=NUM_TOKENS, request_id="fresh", resume=resume(*self.expected[:100])))
         self.assertEqual(stream.tokens[0], self.expected[100:])
-        self.assertEqual(stream.finished[0].usage.output_tokens, 300)
-        complete = self.service.run(request(new=300, request_id="complete", resume=resume(*self.expected)))
+        self.assertEqual(stream.finished[0].usage.output_tokens, NUM_TOKENS)
+        complete = self.service.run(request(new=NUM_TOKENS, request_id="complete", resume=resume(*self.expected)))
         self.assertEqual(complete.tokens[0], [])
         self.assertEqual(complete.finished[0].reason, pb.Finished.LENGTH)
 
     def test_other_emitted_ids_than_the_requests_are_refused_and_disturb_nothing(self):
-        first = self.service.start(request(new=300, request_id="forked")).wait_for_tokens(5)
+        first = self.service.start(request(new=NUM_TOKENS, request_id="forked")).wait_for_tokens(5)
         wrong = self.expected[:3] + [(self.expected[3] + 1) % 8192]
-        error = self.service.fail(request(new=300, request_id="forked", resume=resume(*wrong)))
+        error = self.service.fail(request(new=NUM_TOKENS, request_id="forked", resume=resume(*wrong)))
         self.assertEqual(error.code, StatusCode.INVALID_ARGUMENT)
         self.assertEqual(error.field, "resume.choices[0].emitted_token_ids")
         self.assertEqual(first.ok().tokens[0], self.expected)
 
     def test_a_finished_request_answers_again_without_running(self):
-        message = request(new=300, request_id="done")
+        message = request(new=NUM_TOKENS, request_id="done")
         first = self.service.run(message)
         self.service.wait_idle()
         again = self.service.run(message)
         self.assertEqual(again.tokens, first.tokens)
         self.assertEqual(again.finished, first.finished)
         self.assertEqual(self.worker.log().count("request id=done "), 1)
-        rest = self.service.run(request(new=300, request_id="done", resume=resume(*self.expected[:290])))
-        self.assertEqual(rest.tokens[0], self.expected[290:])
+        rest = self.service.run(request(new=NUM_TOKENS, request_id="done", resume=resume(*self.expected[:-10])))
+        self.assertEqual(rest.tokens[0], self.expected[-10:])
 
     def test_a_cancelled_request_leaves_its_id_free(self):
         self.service.start(request(new=2000, request_id="reused")).wait_for_tokens().cancel()
         self.service.wait_idle()
-        self.assertEqual(self.service.run(request(new=300, request_id="reused")).tokens[0], self.expected)
+        self.assertEqual(self.service.run(request(new=NUM_TOKENS, request_id="reused")).tokens[0], self.expected)
 
     def test_the_seed_is_a_function_of_the_request_id(self):
         seeds = [self.service.run(request(new=1, request_id=name)).finished[0].seed for name in ("s1", "s2")]

@@ -6,7 +6,7 @@ import unittest
 from dataclasses import dataclass, field
 
 import grpc.aio
-from harness import HANG_S, TINY, VOLUME, Stage, figure, main, scaled
+from harness import HANG_S, TINY, VOLUME, Stage, figure, lasting, main, scaled
 from quire.v1 import inference_pb2_grpc as pb_grpc
 from service import Service, request
 
@@ -64,7 +64,7 @@ class ManyStreamsTest(unittest.TestCase):
                                    step_us=int(20000 / VOLUME))
         service = Service(stage, coordinator.address)
         service.wait_ready()
-        self.run_streams("fake engine", coordinator, worker, service, 256, 64)
+        self.run_streams("fake engine", coordinator, worker, service, 256, lasting(64))
 
     def test_paged_engine(self):
         stage = Stage.of_test(self)
@@ -72,7 +72,7 @@ class ManyStreamsTest(unittest.TestCase):
         worker = stage.worker(TINY, "--join", coordinator.address, "--max-num-seqs", 256)
         service = Service(stage, coordinator.address)
         service.wait_ready()
-        self.run_streams("quire-tiny", coordinator, worker, service, scaled(256), 32)
+        self.run_streams("quire-tiny", coordinator, worker, service, scaled(256), lasting(32))
 
 
 if __name__ == "__main__":
