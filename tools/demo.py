@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares Hugging Face, the baseline and the paged engine on this machine: workload W1, through gRPC.
 
-    ./dev demo [--full] [--out FOLDER]
+    ./dev demo [--full] [--device cuda] [--out FOLDER]
 
 Starts a coordinator and one worker an engine, dtype and cache on free loopback ports, sends them the same requests,
 one engine active at a time, and writes compare.json, report.html and PNG plots. Everything it started ends with it.
@@ -60,6 +60,13 @@ QUIRE_WORKERS = {
     "baseline-dynamic-fp32": ("--engine", "baseline", "--dtype", "fp32", "--baseline-cache", "dynamic"),
     "baseline-static-fp32": ("--engine", "baseline", "--dtype", "fp32", "--baseline-cache", "static"),
 }
+# On a GPU, where bf16 is what everyone computes in, the baseline runs in it too.
+CUDA_WORKERS = {
+    "baseline-dynamic-bf16": ("--engine", "baseline", "--dtype", "bf16", "--baseline-cache", "dynamic"),
+    "baseline-static-bf16": ("--engine", "baseline", "--dtype", "bf16", "--baseline-cache", "static"),
+}
+# All workers share the one GPU: none takes the memory that is left for its KV pool.
+CUDA_KV_FLAGS = ("--kv-cache-memory-bytes", str(2 << 30))
 HF_WORKERS = {
     "hf-fp32": ("--dtype", "fp32"),
     "hf-bf16": ("--dtype", "bf16"),
@@ -74,16 +81,18 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def service(binaries: pathlib.Path, model: pathlib.Path, logs: pathlib.Path) -> Iterator[str]:
+def service(binaries: pathlib.Path, model: pathlib.Path, device: str, logs: pathlib.Path) -> Iterator[str]:
     """A coordinator with all workers READY; gives its address. ServerFailed or OSError: it could not be started."""
     started = time.monotonic()
+    quire_workers = QUIRE_WORKERS | (CUDA_WORKERS if device == "cuda" else {})
     with Stack(logs) as stack:
         coordinator = stack.start("coordinator", [binaries / "quire-coordinator", "--port", "0"])
         address = stack.address_of(coordinator, LISTEN_TIMEOUT_S)
-        say(f"coordinator at {address}; starting {len(QUIRE_WORKERS) + len(HF_WORKERS)} workers, logs in {logs}")
-        common = ("--model", model, "--port", "0", "--join", address)
-        for name, flags in QUIRE_WORKERS.items():
-            stack.start(name, [binaries / "quire-worker", *common, "--worker-name", name, *flags])
+        say(f"coordinator at {address}; starting {len(quire_workers) + len(HF_WORKERS)} workers, logs in {logs}")
+        common = ("--model", model, "--device", device, "--port", "0", "--join", address)
+        kv_flags = CUDA_KV_FLAGS if device == "cuda" else ()
+        for name, flags in quire_workers.items():
+            stack.start(name, [binaries / "quire-worker", *common, "--worker-name", name, *flags, *kv_flags])
         for name, flags in HF_WORKERS.items():
             stack.start(name, [sys.executable, ROOT / "tools" / "hf_worker.py", *common, "--worker-name", name, *flags])
 
@@ -91,7 +100,7 @@ def service(binaries: pathlib.Path, model: pathlib.Path, logs: pathlib.Path) -> 
             print(f"  {time.monotonic() - started:5.1f} s  ready: {', '.join(sorted(w.name for w in ready))}", flush=True)
 
         with Client(address) as client:
-            wait_until_ready(stack, client, [*QUIRE_WORKERS, *HF_WORKERS], READY_TIMEOUT_S, on_progress)
+            wait_until_ready(stack, client, [*quire_workers, *HF_WORKERS], READY_TIMEOUT_S, on_progress)
         yield address
         stack.check()
 
@@ -153,10 +162,13 @@ def write_report(document: dict[str, object], folder: pathlib.Path) -> Results:
 def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./dev demo", description=__doc__.split("\n\n")[0])
     parser.add_argument("--full", action="store_true", help="the whole grid: every length at every concurrency (an hour)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what every engine computes on")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "out" / "demo", help="where results go")
     parser.add_argument("--model", type=pathlib.Path, default=ROOT / "models" / "quire-tiny", help="model folder")
-    parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build" / "release" / "bin", help="Quire's binaries")
-    return parser.parse_args(arguments)
+    parser.add_argument("--bin", type=pathlib.Path, help="Quire's binaries; default: those of the preset for the device")
+    flags = parser.parse_args(arguments)
+    flags.bin = flags.bin or ROOT / "build" / ("cuda" if flags.device == "cuda" else "release") / "bin"
+    return flags
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -167,10 +179,10 @@ def main(arguments: Sequence[str]) -> int:
     flags.out.mkdir(parents=True, exist_ok=True)
     quire = flags.bin / "quire"
     try:
-        machine, versions = describe_machine(), describe_versions(quire)
+        machine, versions = describe_machine(flags.device), describe_versions(quire)
         if machine["load_average_before"] > 0.5:
             say(f"others are at work here (load average {machine['load_average_before']}): speeds will be worth little")
-        with service(flags.bin, flags.model, flags.out / "logs") as address:
+        with service(flags.bin, flags.model, flags.device, flags.out / "logs") as address:
             say("comparing")
             document = compare(quire, address, FULL if flags.full else REDUCED, flags.out)
     except KeyboardInterrupt:

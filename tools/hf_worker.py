@@ -41,7 +41,8 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     add("model", None, "folder of the model, in Hugging Face format", type=pathlib.Path,
         required="QUIRE_MODEL" not in os.environ)
     add("served-model-name", "", "name for clients; default: the folder's")
-    add("dtype", "auto", "auto (the checkpoint's), fp32 or bf16", choices=["auto", "fp32", "bf16"])
+    add("device", "auto", "auto (a GPU where there is one), cpu or cuda", choices=["auto", "cpu", "cuda"])
+    add("dtype", "auto", "auto (the checkpoint's; on a GPU bf16), fp32 or bf16", choices=["auto", "fp32", "bf16"])
     add("load-format", "auto", "auto, or dummy: random weights from config.json alone", choices=["auto", "dummy"])
     add("baseline-cache", "dynamic", "the KV cache: dynamic (grows) or static (reserved at full length)",
         choices=["dynamic", "static"])
@@ -95,13 +96,15 @@ def main(arguments: list[str]) -> int:
 
     try:
         generator = Generator(GeneratorOptions(
-            folder=flags.model, dtype=flags.dtype, cache=flags.baseline_cache, context_length=flags.max_model_len,
-            num_threads=flags.num_threads, dummy_weights=flags.load_format == "dummy"))
+            folder=flags.model, device=flags.device, dtype=flags.dtype, cache=flags.baseline_cache,
+            context_length=flags.max_model_len, num_threads=flags.num_threads,
+            dummy_weights=flags.load_format == "dummy"))
     except (OSError, ValueError) as error:  # transformers names the file
         print(f"hf_worker: {error}", file=sys.stderr)
         return 2
-    logging.info("model loaded in %.2f s: %s, transformers %s, %d threads, %s KV cache", time.monotonic() - started,
-                 generator.dtype, importlib.metadata.version("transformers"), generator.num_threads, flags.baseline_cache)
+    logging.info("model loaded in %.2f s: %s, transformers %s on %s, %d threads, %s KV cache",
+                 time.monotonic() - started, generator.dtype, importlib.metadata.version("transformers"),
+                 generator.device_name, generator.num_threads, flags.baseline_cache)
     return asyncio.run(serve(flags, generator, VERSION))
 
 

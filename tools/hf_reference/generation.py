@@ -28,7 +28,8 @@ _CHOICE_STRIDE = 0x9E3779B97F4A7C15
 @dataclass(frozen=True)
 class GeneratorOptions:
     folder: pathlib.Path
-    dtype: str = "auto"  # "auto" (the checkpoint's), "fp32" or "bf16"
+    device: str = "cpu"  # "auto" (a GPU where there is one), "cpu" or "cuda"
+    dtype: str = "auto"  # "auto" (the checkpoint's; on a GPU bf16), "fp32" or "bf16"
     cache: str = "dynamic"  # "dynamic": grows by concatenation; "static": the whole context from the start
     context_length: int = 0  # 0: the model's
     num_threads: int = 0  # 0: one a core
@@ -38,7 +39,8 @@ class GeneratorOptions:
 class Generator:
     """A loaded model. One thread at a time may call generate().
 
-    ValueError at construction: a dtype, cache or context that the model does not have.
+    ValueError at construction: a dtype, cache or context that the model does not have, or no GPU where one is asked
+    for.
     """
 
     def __init__(self, options: GeneratorOptions) -> None:
@@ -46,17 +48,23 @@ class Generator:
             raise ValueError(f"--dtype {options.dtype}: auto, fp32 or bf16 is allowed")
         if options.cache not in ("dynamic", "static"):
             raise ValueError(f"--baseline-cache {options.cache}: dynamic or static is allowed")
+        has_gpu = torch.cuda.is_available()
+        if options.device == "cuda" and not has_gpu:
+            raise ValueError("--device cuda: torch finds no GPU that it can use")
+        self._device = torch.device("cuda" if has_gpu and options.device != "cpu" else "cpu")
+        torch.set_float32_matmul_precision("highest")  # fp32, not TF32
         if options.num_threads > 0:
             torch.set_num_threads(options.num_threads)
         self._cache_kind = options.cache
         config = transformers.AutoConfig.from_pretrained(options.folder)
-        dtype = DTYPES.get(options.dtype, config.dtype or torch.float32)
+        by_default = torch.bfloat16 if self._device.type == "cuda" else config.dtype or torch.float32
+        dtype = DTYPES.get(options.dtype, by_default)
         if options.dummy_weights:
             torch.manual_seed(0)
             self._model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
         else:
             self._model = transformers.AutoModelForCausalLM.from_pretrained(options.folder, dtype=dtype)
-        self._model.eval()
+        self._model.to(self._device).eval()
         # Nothing of the folder's defaults: each request says everything.
         self._model.generation_config = transformers.GenerationConfig()
         limit = config.max_position_embeddings
@@ -65,6 +73,7 @@ class Generator:
         self.context_length = options.context_length or limit
         self.vocabulary_size = config.vocab_size
         self.dtype = next((name for name, value in DTYPES.items() if value == self._model.dtype), str(self._model.dtype))
+        self.device_name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU"
         self.num_threads = torch.get_num_threads()
         self._pad = config.pad_token_id or 0
         self.kv_bytes_per_token = self._warm_up()
@@ -82,10 +91,11 @@ class Generator:
         for i, row in enumerate(batch):
             ids[i, width - len(row.tokens):] = torch.tensor(row.tokens)
             mask[i, width - len(row.tokens):] = 1
+        ids, mask = ids.to(self._device), mask.to(self._device)
         cache = self._new_cache()
         logits = _RawLogits() if params.logprobs is not None else None
         run = _Run(batch, cache, logits, self._prompt_logprobs(batch[0]), on_step)
-        processors = _processors(batch, width, logits)
+        processors = _processors(batch, width, logits, self._device)
         sampling = {"do_sample": False}
         if not params.is_greedy:
             torch.manual_seed((params.seed + batch[0].tag.choice * _CHOICE_STRIDE) % 2**64)
@@ -101,7 +111,7 @@ class Generator:
         digest = hashlib.sha256()
         for name, weight in sorted(self._model.state_dict().items()):
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-            digest.update(memoryview(weight.contiguous().view(torch.uint8).numpy()).cast("B"))
+            digest.update(memoryview(weight.cpu().contiguous().view(torch.uint8).numpy()).cast("B"))
         return digest.hexdigest()
 
     def _new_cache(self) -> transformers.Cache:
@@ -115,13 +125,13 @@ class Generator:
         count = row.params.prompt_logprobs
         if count is None or row.tag.choice != 0 or len(row.prompt) < 2:
             return ()
-        logits = self._model(torch.tensor([row.prompt[:-1]])).logits[0].float()
+        logits = self._model(torch.tensor([row.prompt[:-1]], device=self._device)).logits[0].float()
         return tuple(_logprobs(logits[i], row.prompt[i + 1], count) for i in range(len(row.prompt) - 1))
 
     def _warm_up(self) -> int:
         """Makes the first request as fast as the others; gives the bytes that one token takes in the cache."""
         cache = transformers.DynamicCache(config=self._model.config)
-        prompt = torch.zeros((1, 4), dtype=torch.long)
+        prompt = torch.zeros((1, 4), dtype=torch.long, device=self._device)
         self._model.generate(prompt, attention_mask=torch.ones_like(prompt), past_key_values=cache, max_new_tokens=8,
                              do_sample=False, pad_token_id=self._pad)
         return _cache_bytes(cache) // cache.get_seq_length()
@@ -149,13 +159,14 @@ class _OutputPenalties(LogitsProcessor):
             counts = Counter(row.output)
             if not counts:
                 continue
-            seen = torch.tensor(list(counts.keys()))
-            times = torch.tensor(list(counts.values()), dtype=scores.dtype)
+            seen = torch.tensor(list(counts.keys()), device=scores.device)
+            times = torch.tensor(list(counts.values()), dtype=scores.dtype, device=scores.device)
             scores[i, seen] -= row.params.presence_penalty + row.params.frequency_penalty * times
         return scores
 
 
-def _processors(batch: Many[Sequence], width: int, logits: _RawLogits | None) -> LogitsProcessorList:
+def _processors(batch: Many[Sequence], width: int, logits: _RawLogits | None,
+                device: torch.device) -> LogitsProcessorList:
     """In the order of docs/numerics.md: bias, repetition, min_new_tokens; generate() adds the sampling filters."""
     params = batch[0].params
     processors = LogitsProcessorList()
@@ -170,7 +181,7 @@ def _processors(batch: Many[Sequence], width: int, logits: _RawLogits | None) ->
     if params.min_new_tokens > 0 and params.eos_token_ids:
         prompt_length = width - len(batch[0].output)
         processors.append(MinNewTokensLengthLogitsProcessor(prompt_length, params.min_new_tokens,
-                                                            list(params.eos_token_ids), device="cpu"))
+                                                            list(params.eos_token_ids), device=device))
     return processors
 
 
@@ -188,7 +199,7 @@ class _Run(BaseStreamer, StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
         ends = [row.finished or row.ending is not None or row.num_remaining <= 1 for row in self._batch]
-        return torch.tensor(ends)
+        return torch.tensor(ends, device=input_ids.device)
 
     def put(self, value: torch.Tensor) -> None:
         if not self._prompt_came:  # generate() hands the prompt over first

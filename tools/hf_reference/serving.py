@@ -37,8 +37,8 @@ _SERVER_OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length",
 
 def _worker_info(flags: argparse.Namespace, generator: Generator, model: str, version: str) -> pb.WorkerInfo:
     parts = {"engine": "transformers generate()", "transformers": transformers.__version__, "torch": torch.__version__,
-             "weights": generator.weights_digest(), "dtype": generator.dtype, "cache": flags.baseline_cache,
-             "batch_size": flags.batch_size, "num_threads": generator.num_threads}
+             "weights": generator.weights_digest(), "device": generator.device_name, "dtype": generator.dtype,
+             "cache": flags.baseline_cache, "batch_size": flags.batch_size, "num_threads": generator.num_threads}
     numerics_id = hashlib.sha256("".join(f"{k}={v}\n" for k, v in parts.items()).encode()).hexdigest()
     return pb.WorkerInfo(
         name=flags.worker_name, model=model, engine=api.HF_REFERENCE, numerics_id=numerics_id,

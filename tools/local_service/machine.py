@@ -7,13 +7,18 @@ import platform
 import subprocess
 
 
-def describe_machine() -> dict[str, object]:
-    """What `quire compare` does not say itself."""
-    return {
+def describe_machine(device: str = "cpu") -> dict[str, object]:
+    """What `quire compare` does not say itself. `device`: cpu, or cuda for the GPU's name, memory and driver too."""
+    description: dict[str, object] = {
         "system": f"{platform.system()} {platform.release()}",
         # Before anything was started. Above a fraction others were at work, and the figures are worth less.
         "load_average_before": round(os.getloadavg()[0], 2),
     }
+    if device == "cuda":
+        query = ["nvidia-smi", "--id=0", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+        answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
+        description["gpu"] = answer.stdout.strip()
+    return description
 
 
 def describe_versions(quire: pathlib.Path) -> dict[str, str]:

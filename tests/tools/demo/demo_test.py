@@ -90,13 +90,13 @@ class DemoTest(unittest.TestCase):
     def write_quire(self, change="pass"):
         self.write("quire", QUIRE.format(sample=str(SAMPLE), change=change))
 
-    def flags(self):
-        return ["--bin", str(self.folder / "bin"), "--out", str(self.out)]
+    def flags(self, *more):
+        return ["--bin", str(self.folder / "bin"), "--out", str(self.out), *more]
 
-    def run_demo(self):
+    def run_demo(self, *more):
         out, errors = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
-            code = demo.main(self.flags())
+            code = demo.main(self.flags(*more))
         self.assert_all_stopped()
         return code, out.getvalue(), errors.getvalue()
 
@@ -123,6 +123,16 @@ class DemoTest(unittest.TestCase):
         self.assertEqual(code, 1)
         self.assertIn("DIFFERENT at 3", out)
         self.assertTrue((self.out / "report.html").exists())
+
+    def test_on_a_gpu_all_workers_are_told_so_and_the_baseline_runs_in_bf16_too(self):
+        self.write("nvidia-smi", "print('NVIDIA H0, 1 MiB, 1.0')")
+        self.write("quire-worker", WORKER.replace("assert", "assert '--device cuda' in ' '.join(sys.argv)\nassert"))
+        with mock.patch.dict(os.environ, PATH=os.pathsep.join([str(self.folder / "bin"), os.environ["PATH"]])):
+            code, _, errors = self.run_demo("--device", "cuda")
+        self.assertEqual(code, 0, errors)
+        self.assertEqual({note.name for note in self.notes.iterdir()}, {*demo.QUIRE_WORKERS, *demo.CUDA_WORKERS})
+        document = json.loads((self.out / "compare.json").read_text())
+        self.assertEqual(document["machine"]["gpu"], "NVIDIA H0, 1 MiB, 1.0")
 
     def test_what_cannot_be_measured_says_why(self):
         self.write_quire("sys.exit(1)")

@@ -4,6 +4,7 @@ import os
 import pathlib
 import tempfile
 import unittest
+from unittest import mock
 
 os.environ["TQDM_DISABLE"] = "1"
 
@@ -189,6 +190,12 @@ class GenerationTest(unittest.TestCase):
         for options in ({"dtype": "fp8"}, {"cache": "paged"}, {"context_length": 129}):
             with self.assertRaises(ValueError):
                 self.generator(**options)
+
+    def test_a_gpu_that_is_not_there_is_refused(self):
+        with mock.patch.object(torch.cuda, "is_available", return_value=False):
+            self.assertEqual(self.generator(device="auto").device_name, "CPU")
+            with self.assertRaisesRegex(ValueError, "--device cuda"):
+                self.generator(device="cuda")
 
 
 if __name__ == "__main__":
