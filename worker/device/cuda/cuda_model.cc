@@ -273,18 +273,20 @@ cudaError_t CudaModel::ForwardLayer(uint32_t layer, const ForwardBatch& batch,
   const DeviceLayer& weights = weights_.layers[layer];
   const Layer& linear = layers_[layer];
   const uint32_t rows = batch.num_rows;
-  const bool is_skinny = linear.qkv.IsSkinny(rows);
+  // Whether the residual stream has what the attention, and the MLP, add.
+  const bool o_adds = linear.o.IsSkinny(rows);
+  const bool down_adds = linear.down.IsSkinny(rows);
   cudaError_t error = cudaSuccess;
   const auto then = [&error](auto step) {
     if (error == cudaSuccess) error = step();
   };
   // The first norm sees the embeddings, the others what the layer before added.
   then([&] {
-    return AddAndNorm(rows, layer > 0 && !is_skinny, weights.input_norm,
+    return AddAndNorm(rows, layer > 0 && !down_adds, weights.input_norm,
                       Stage(layer > 0 ? NumericFault::kMlp : NumericFault::kEmbedding), stream);
   });
   const RotateStoreArgs rotate = RotateStoreOf(layer, batch, slots);
-  if (is_skinny && linear.qkv.is_paired()) {
+  if (linear.qkv.IsSkinny(rows) && linear.qkv.is_paired()) {
     then([&] { return linear.qkv.RunRotateStore(rotate, stream); });
   } else {
     then([&] { return linear.qkv.Run(rows, qkv_.data(), stream); });
@@ -304,14 +306,14 @@ cudaError_t CudaModel::ForwardLayer(uint32_t layer, const ForwardBatch& batch,
     });
   }
   then([&] {
-    return is_skinny ? linear.o.RunAdd(rows, hidden_.data(), stream)
-                     : linear.o.Run(rows, delta_.data(), stream);
+    return o_adds ? linear.o.RunAdd(rows, hidden_.data(), stream)
+                  : linear.o.Run(rows, delta_.data(), stream);
   });
   then([&] {
-    return AddAndNorm(rows, !is_skinny, weights.post_attention_norm,
-                      Stage(NumericFault::kAttention), stream);
+    return AddAndNorm(rows, !o_adds, weights.post_attention_norm, Stage(NumericFault::kAttention),
+                      stream);
   });
-  if (is_skinny && linear.gate_up.is_paired()) {
+  if (linear.gate_up.IsSkinny(rows) && linear.gate_up.is_paired()) {
     then([&] { return linear.gate_up.RunSiluMul(rows, activated_.data(), stream); });
   } else {
     SiluMulArgs args;
@@ -324,10 +326,10 @@ cudaError_t CudaModel::ForwardLayer(uint32_t layer, const ForwardBatch& batch,
     then([&] { return SiluMul(args, stream); });
   }
   then([&] {
-    return is_skinny ? linear.down.RunAdd(rows, hidden_.data(), stream)
+    return down_adds ? linear.down.RunAdd(rows, hidden_.data(), stream)
                      : linear.down.Run(rows, delta_.data(), stream);
   });
-  delta_is_left_ = !is_skinny;
+  delta_is_left_ = !down_adds;
   return error;
 }
 

@@ -13,6 +13,8 @@
 namespace quire::cuda {
 namespace {
 
+constexpr uint32_t kRows = kSkinnyMostRows;
+
 class FusedLinearTest : public GpuTest {
  protected:
   DeviceArray<uint16_t> Normal(size_t count, uint64_t seed, float deviation) {
@@ -28,13 +30,15 @@ TEST_F(FusedLinearTest, SiluMul) {
       constexpr uint32_t kK = 384;
       const uint32_t n = 2 * intermediate;
       const auto weights = Normal(size_t{n} * kK, 1, 0.05f);
-      const auto inputs = Normal(16 * kK, 2, 1.0f);
+      const auto inputs = Normal(kRows * kK, 2, 1.0f);
       const auto bias = Normal(n, 3, 0.5f);
       const void* b = has_bias ? bias.data() : nullptr;
       SkinnyGemm plain, paired;
-      Expect(MakeSkinnyGemm(weights.data(), inputs.data(), n, kK, {}, &plain));
-      Expect(MakeSkinnyGemm(weights.data(), inputs.data(), n, kK, {intermediate, 1}, &paired));
-      for (const uint32_t m : {1u, 5u, 8u, 9u, 16u}) {
+      Expect(MakeSkinnyGemm(weights.data(), inputs.data(), kRows, n, kK, {}, &plain));
+      Expect(
+          MakeSkinnyGemm(weights.data(), inputs.data(), kRows, n, kK, {intermediate, 1}, &paired));
+      for (const uint32_t m : {1u, 5u, 8u, 9u, 16u, 17u, 32u}) {
+        if (m > paired.max_rows) break;
         DeviceArray<uint16_t> gate_up(size_t{m} * n), want(size_t{m} * intermediate),
             got(size_t{m} * intermediate);
         Expect(RunSkinnyGemm(plain, m, b, gate_up.data(), false, nullptr));
@@ -54,11 +58,11 @@ TEST_F(FusedLinearTest, SiluMul) {
 TEST_F(FusedLinearTest, Add) {
   constexpr uint32_t kN = 200, kK = 1024;
   const auto weights = Normal(size_t{kN} * kK, 1, 0.05f);
-  const auto inputs = Normal(16 * kK, 2, 1.0f);
-  const auto hidden = Normal(16 * kN, 3, 1.0f);
+  const auto inputs = Normal(kRows * kK, 2, 1.0f);
+  const auto hidden = Normal(kRows * kN, 3, 1.0f);
   SkinnyGemm gemm;
-  Expect(MakeSkinnyGemm(weights.data(), inputs.data(), kN, kK, {}, &gemm));
-  for (const uint32_t m : {1u, 8u, 16u}) {
+  Expect(MakeSkinnyGemm(weights.data(), inputs.data(), kRows, kN, kK, {}, &gemm));
+  for (const uint32_t m : {1u, 8u, 16u, 31u}) {
     DeviceArray<uint16_t> delta(m * kN);
     Expect(RunSkinnyGemm(gemm, m, nullptr, delta.data(), false, nullptr));
     std::vector<uint16_t> want = hidden.Read();
@@ -81,7 +85,7 @@ TEST_F(FusedLinearTest, RotateStore) {
     const uint32_t n = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
     const uint32_t half = shape.head_dim / 2;
     const auto weights = Normal(size_t{n} * kK, 1, 0.05f);
-    const auto inputs = Normal(16 * kK, 2, 1.0f);
+    const auto inputs = Normal(kRows * kK, 2, 1.0f);
     const auto bias = Normal(n, 3, 0.5f);
     std::vector<float> cos(kContext * half), sin(kContext * half);
     for (size_t i = 0; i < cos.size(); ++i) {
@@ -92,10 +96,11 @@ TEST_F(FusedLinearTest, RotateStore) {
     // Slot s holds blocks 2 s and 2 s + 1; the last row is a padding row.
     const DeviceArray<int32_t> tables({1, 0, 3, 2, 5, 4, 7, 6});
     SkinnyGemm plain, paired;
-    Expect(MakeSkinnyGemm(weights.data(), inputs.data(), n, kK, {}, &plain));
-    Expect(MakeSkinnyGemm(weights.data(), inputs.data(), n, kK,
+    Expect(MakeSkinnyGemm(weights.data(), inputs.data(), kRows, n, kK, {}, &plain));
+    Expect(MakeSkinnyGemm(weights.data(), inputs.data(), kRows, n, kK,
                           {half, shape.heads + 2 * shape.kv_heads}, &paired));
-    for (const uint32_t m : {1u, 4u, 11u}) {
+    for (const uint32_t m : {1u, 4u, 11u, 29u}) {
+      if (m > paired.max_rows) break;
       std::vector<int32_t> slots(m), positions(m);
       for (uint32_t row = 0; row < m; ++row) {
         slots[row] = row == 10 ? -1 : static_cast<int32_t>(row % 4);

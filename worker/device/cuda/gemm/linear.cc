@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "worker/device/cuda/gemm/fp32_gemm.h"
 #include "worker/device/cuda/gemm/trial.h"
@@ -140,16 +141,22 @@ class LinearShape::Contest {
 
   // Milliseconds of kTimedRuns runs.
   absl::StatusOr<float> Time(const Choice& choice) {
-    float milliseconds = 0;
-    cudaError_t error = cudaEventRecord(begin_.get(), stream_);
-    for (size_t run = 0; run < kTimedRuns && error == cudaSuccess; ++run) error = Run(choice, run);
-    if (error == cudaSuccess) error = cudaEventRecord(end_.get(), stream_);
-    if (error == cudaSuccess) error = cudaEventSynchronize(end_.get());
-    if (error == cudaSuccess) {
-      error = cudaEventElapsedTime(&milliseconds, begin_.get(), end_.get());
+    return TimeRuns([&](size_t run) { return Run(choice, run); });
+  }
+  // The same for the kernel for few rows, with kSkinnyMostRows. Infinite: it computes fewer.
+  absl::StatusOr<float> TimeSkinny() {
+    std::vector<SkinnyGemm> gemms(trial_.weights.size());
+    for (size_t i = 0; i < gemms.size(); ++i) {
+      const cudaError_t error =
+          MakeSkinnyGemm(trial_.weights[i], trial_.inputs, PaddedRows(shape_.spec_.max_rows),
+                         shape_.spec_.n, shape_.spec_.k, {}, &gemms[i]);
+      if (error != cudaSuccess) return CudaStatus(error, "a matrix product's trial");
     }
-    if (error != cudaSuccess) return CudaStatus(error, "a matrix product's timing");
-    return milliseconds;
+    if (gemms[0].max_rows < kSkinnyMostRows) return std::numeric_limits<float>::infinity();
+    return TimeRuns([&](size_t run) {
+      return RunSkinnyGemm(gemms[run % gemms.size()], kSkinnyMostRows, trial_.bias, outputs_.data(),
+                           shape_.spec_.fp32_output, stream_);
+    });
   }
 
  private:
@@ -167,6 +174,19 @@ class LinearShape::Contest {
     if (error != cudaSuccess) return error;
     return RunInParts(spec, trial_.weights.front(), trial_.bias, trial_.inputs, rows,
                       reference_.data(), stream_);
+  }
+
+  absl::StatusOr<float> TimeRuns(absl::FunctionRef<cudaError_t(size_t run)> run_once) {
+    float milliseconds = 0;
+    cudaError_t error = cudaEventRecord(begin_.get(), stream_);
+    for (size_t run = 0; run < kTimedRuns && error == cudaSuccess; ++run) error = run_once(run);
+    if (error == cudaSuccess) error = cudaEventRecord(end_.get(), stream_);
+    if (error == cudaSuccess) error = cudaEventSynchronize(end_.get());
+    if (error == cudaSuccess) {
+      error = cudaEventElapsedTime(&milliseconds, begin_.get(), end_.get());
+    }
+    if (error != cudaSuccess) return CudaStatus(error, "a matrix product's timing");
+    return milliseconds;
   }
 
   cudaError_t Run(const Choice& choice, size_t run) const {
@@ -301,6 +321,10 @@ absl::Status LinearShape::Choose(const Trial& trial, cudaStream_t stream) {
     }
     choices_.push_back(*std::move(choice));
   }
+  if (choices_.empty()) return absl::OkStatus();
+  const absl::StatusOr<float> skinny = contest->TimeSkinny();
+  if (!skinny.ok()) return skinny.status();
+  if (*skinny < choices_.front().milliseconds) skinny_max_rows_ = kSkinnyMostRows;
   return absl::OkStatus();
 }
 
@@ -312,7 +336,7 @@ cudaError_t LinearShape::RunInParts(const Spec& spec, const void* weights, const
   for (uint32_t row = 0; row < rows && error == cudaSuccess; row += kSkinnyMaxRows) {
     SkinnyGemm part;
     error = MakeSkinnyGemm(weights, static_cast<const uint16_t*>(inputs) + size_t{row} * spec.k,
-                           spec.n, spec.k, {}, &part);
+                           kSkinnyMaxRows, spec.n, spec.k, {}, &part);
     if (error != cudaSuccess) break;
     error = RunSkinnyGemm(part, std::min(rows - row, kSkinnyMaxRows), bias,
                           static_cast<uint8_t*>(outputs) + row * (spec.n * output_bytes),
@@ -357,12 +381,14 @@ absl::StatusOr<Linear> Linear::Create(std::shared_ptr<const LinearShape> shape, 
   Linear linear;
   if (shape->spec().dtype == DType::kBF16) {
     const cudaError_t error =
-        MakeSkinnyGemm(weights, inputs, shape->spec().n, shape->spec().k, pairing, &linear.skinny_);
+        MakeSkinnyGemm(weights, inputs, LinearShape::PaddedRows(shape->spec().max_rows),
+                       shape->spec().n, shape->spec().k, pairing, &linear.skinny_);
     if (error != cudaSuccess) {
       return CudaStatus(error,
                         absl::StrCat("a matrix of ", shape->spec().n, " x ", shape->spec().k));
     }
   }
+  linear.skinny_.max_rows = std::min(linear.skinny_.max_rows, shape->skinny_max_rows());
   linear.shape_ = std::move(shape);
   linear.weights_ = weights;
   linear.bias_ = bias;
@@ -377,7 +403,7 @@ cudaError_t Linear::Run(uint32_t rows, void* outputs, cudaStream_t stream) const
                     static_cast<const float*>(bias_), static_cast<float*>(outputs), rows, spec.n,
                     spec.k, stream);
   }
-  if (rows <= kSkinnyMaxRows) {
+  if (IsSkinny(rows)) {
     return RunSkinnyGemm(skinny_, rows, bias_, outputs, spec.fp32_output, stream);
   }
   return shape_->RunMany(weights_, bias_, inputs_, rows, outputs, stream);

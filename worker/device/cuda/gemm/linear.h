@@ -76,6 +76,8 @@ class LinearShape {
   static uint32_t PaddedRows(uint32_t rows);
 
   const Spec& spec() const { return spec_; }
+  // Rows up to which the kernel for few of them is the faster.
+  uint32_t skinny_max_rows() const { return skinny_max_rows_; }
   // Algorithms that were tried, and how many of them gave the reference's bits.
   uint32_t num_tried() const { return num_tried_; }
   uint32_t num_exact() const { return num_exact_; }
@@ -103,6 +105,7 @@ class LinearShape {
   cublasLtMatmulDesc_t operation_ = nullptr;
   cublasLtMatrixLayout_t weights_layout_ = nullptr;
   std::vector<Choice> choices_;  // ascending rows; none: the library has nothing exact
+  uint32_t skinny_max_rows_ = kSkinnyMaxRows;
   uint32_t num_tried_ = 0;
   uint32_t num_exact_ = 0;
 };
@@ -121,7 +124,7 @@ class Linear {
   // Whether so many rows are computed by the kernel for few of them, which can do what follows the
   // product along with it.
   bool IsSkinny(uint32_t rows) const {
-    return shape_->spec().dtype == DType::kBF16 && rows <= kSkinnyMaxRows;
+    return shape_->spec().dtype == DType::kBF16 && rows <= skinny_.max_rows;
   }
   bool is_paired() const { return skinny_.pairing.half > 0; }
 

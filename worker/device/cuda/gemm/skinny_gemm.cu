@@ -338,6 +338,7 @@ __device__ __forceinline__ void ComputeChains(const Ring<kHalves, kBoxes, kFewTi
 template <Epilogue kEpilogue>
 class LaneOutputs {
  public:
+  LaneOutputs() = default;
   __device__ __forceinline__ LaneOutputs(const Params& p, uint32_t tile, uint32_t row, int lane) {
     const uint32_t low = tile * kTileOutputs + lane / 4;
     has_low_ = row < p.m && low < p.n;
@@ -377,7 +378,7 @@ class LaneOutputs {
   }
 
  private:
-  bool has_low_, has_high_;
+  bool has_low_ = false, has_high_ = false;
   __nv_bfloat16* to_ = nullptr;
   float* to_fp32_ = nullptr;
   float low_bias_ = 0, high_bias_ = 0;
@@ -387,6 +388,7 @@ class LaneOutputs {
 // Pairs. Their biases come before what follows the product, so both are rounded first.
 class LanePair {
  public:
+  LanePair() = default;
   __device__ __forceinline__ LanePair(const Params& p, uint32_t tile, uint32_t row, int lane) {
     const uint32_t tiles_per_group = p.pairing.half / 8;
     group_ = tile / tiles_per_group;
@@ -408,14 +410,15 @@ class LanePair {
     *high = RoundTo<__nv_bfloat16>(*high);
   }
 
-  bool exists_;
-  uint32_t group_, index_;  // of 2 · half outputs; within a half
+  bool exists_ = false;
+  uint32_t group_ = 0, index_ = 0;  // of 2 · half outputs; within a half
   float low_bias_ = 0, high_bias_ = 0;
 };
 
 template <>
 class LaneOutputs<Epilogue::kSiluMul> : public LanePair {
  public:
+  LaneOutputs() = default;
   __device__ __forceinline__ LaneOutputs(const Params& p, uint32_t tile, uint32_t row, int lane)
       : LanePair(p, tile, row, lane),
         to_(static_cast<__nv_bfloat16*>(p.y) + size_t{row} * p.pairing.half + index_) {}
@@ -427,12 +430,13 @@ class LaneOutputs<Epilogue::kSiluMul> : public LanePair {
   }
 
  private:
-  __nv_bfloat16* to_;
+  __nv_bfloat16* to_ = nullptr;
 };
 
 template <>
 class LaneOutputs<Epilogue::kRotateStore> : public LanePair {
  public:
+  LaneOutputs() = default;
   __device__ __forceinline__ LaneOutputs(const Params& p, uint32_t tile, uint32_t row, int lane)
       : LanePair(p, tile, row, lane) {
     const RotateStoreArgs& args = p.rotate;
@@ -502,31 +506,20 @@ __global__ void __launch_bounds__(((kFewTiles ? kMostFewTiles : kMaxTiles) + 1) 
   RingPosition at;
   for (uint32_t round = blockIdx.x; round < p.num_rounds; round += gridDim.x) {
     const uint32_t tile = round * ring.tiles + warp;
-    const auto outputs_of = [&](uint32_t row) {
-      return LaneOutputs<kEpilogue>(p, tile, row + lane % 4 * 2, lane);
-    };
-    const auto put = [&](const LaneOutputs<kEpilogue>(&outputs)[2 * kHalves],
-                         const float(&sums)[kHalves][4]) {
+    LaneOutputs<kEpilogue> outputs[2 * kHalves];
+    const auto find_outputs = [&] {
 #pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        outputs[2 * h].Put(p, sums[h][0], sums[h][2]);
-        outputs[2 * h + 1].Put(p, sums[h][1], sums[h][3]);
+      for (int i = 0; i < 2 * kHalves; ++i) {
+        outputs[i] = LaneOutputs<kEpilogue>(p, tile, i / 2 * 8 + lane % 4 * 2 + i % 2, lane);
       }
     };
+    if constexpr (kFewTiles) find_outputs();
     float sums[kHalves][4] = {};
-    const auto compute = [&] {
-      ComputeChains(ring, NumStages<kBoxes>(p.k), warp, lane, &at, sums);
-    };
-    if constexpr (!kFewTiles) compute();
-    if constexpr (kHalves == 1) {
-      const LaneOutputs<kEpilogue> outputs[2] = {outputs_of(0), outputs_of(1)};
-      if constexpr (kFewTiles) compute();
-      put(outputs, sums);
-    } else {
-      const LaneOutputs<kEpilogue> outputs[4] = {outputs_of(0), outputs_of(1), outputs_of(8),
-                                                 outputs_of(9)};
-      if constexpr (kFewTiles) compute();
-      put(outputs, sums);
+    ComputeChains(ring, NumStages<kBoxes>(p.k), warp, lane, &at, sums);
+    if constexpr (!kFewTiles) find_outputs();
+#pragma unroll
+    for (int i = 0; i < 2 * kHalves; ++i) {
+      outputs[i].Put(p, sums[i / 2][i % 2], sums[i / 2][2 + i % 2]);
     }
   }
 }
@@ -610,6 +603,9 @@ cudaError_t CountMultiprocessors(uint32_t* count) {
   return cudaSuccess;
 }
 
+// Into the arrays of SkinnyGemm.
+constexpr uint32_t IndexOf(uint32_t halves) { return halves == 4 ? 2 : halves - 1; }
+
 template <int kHalves, int kBoxes, bool kFewTiles, Epilogue kEpilogue>
 cudaError_t Launch(const SkinnyGemm& gemm, const Params& params, cudaStream_t stream) {
   constexpr auto kKernel = SkinnyKernel<kHalves, kBoxes, kFewTiles, kEpilogue>;
@@ -621,16 +617,18 @@ cudaError_t Launch(const SkinnyGemm& gemm, const Params& params, cudaStream_t st
   if (cudaError_t error = CountMultiprocessors(&num_sms); error != cudaSuccess) return error;
   const uint32_t grid = std::min(params.num_rounds, num_sms);
   return LaunchKernel(kKernel, dim3(grid), dim3((params.shape.tiles + 1) * 32),
-                      SharedBytes(params.shape, kHalves), stream, gemm.weights[kHalves - 1],
-                      gemm.inputs[kHalves - 1], params);
+                      SharedBytes(params.shape, kHalves), stream, gemm.weights[IndexOf(kHalves)],
+                      gemm.inputs[IndexOf(kHalves)], params);
 }
 
 template <int kHalves, Epilogue kEpilogue>
 cudaError_t Launch(const SkinnyGemm& gemm, Params& params, cudaStream_t stream) {
-  params.shape = gemm.shape[kHalves - 1];
+  params.shape = gemm.shape[IndexOf(kHalves)];
   const uint32_t total = (gemm.n + kTileOutputs - 1) / kTileOutputs;
   params.num_rounds = (total + params.shape.tiles - 1) / params.shape.tiles;
-  if (params.shape.tiles > kMostFewTiles) {
+  if constexpr (kHalves > 2) {
+    if (params.shape.tiles > kMostFewTiles) return cudaErrorInvalidValue;
+  } else if (params.shape.tiles > kMostFewTiles) {
     return params.shape.boxes == 1 ? Launch<kHalves, 1, false, kEpilogue>(gemm, params, stream)
                                    : Launch<kHalves, 2, false, kEpilogue>(gemm, params, stream);
   }
@@ -649,7 +647,7 @@ cudaError_t Launch(const SkinnyGemm& gemm, Params& params, cudaStream_t stream) 
 template <Epilogue kEpilogue>
 cudaError_t Run(const SkinnyGemm& gemm, uint32_t m, const void* bias, void* y,
                 const RotateStoreArgs& rotate, cudaStream_t stream) {
-  if (m == 0 || m > kSkinnyMaxRows) return cudaErrorInvalidValue;
+  if (m == 0 || m > gemm.max_rows) return cudaErrorInvalidValue;
   if (kIsPaired<kEpilogue> != (gemm.pairing.half > 0)) return cudaErrorInvalidValue;
   Params params;
   params.y = y;
@@ -660,14 +658,15 @@ cudaError_t Run(const SkinnyGemm& gemm, uint32_t m, const void* bias, void* y,
   params.is_flat = IsFlat(gemm.k);
   params.pairing = gemm.pairing;
   params.rotate = rotate;
+  if (m > 16) return Launch<4, kEpilogue>(gemm, params, stream);
   return m > 8 ? Launch<2, kEpilogue>(gemm, params, stream)
                : Launch<1, kEpilogue>(gemm, params, stream);
 }
 
 }  // namespace
 
-cudaError_t MakeSkinnyGemm(const void* weights, const void* inputs, uint32_t n, uint32_t k,
-                           const SkinnyPairing& pairing, SkinnyGemm* gemm) {
+cudaError_t MakeSkinnyGemm(const void* weights, const void* inputs, uint32_t input_rows, uint32_t n,
+                           uint32_t k, const SkinnyPairing& pairing, SkinnyGemm* gemm) {
   if (pairing.half % 8 != 0 || (pairing.half > 0 && n != 2 * pairing.half * pairing.num_groups)) {
     return cudaErrorInvalidValue;
   }
@@ -676,8 +675,12 @@ cudaError_t MakeSkinnyGemm(const void* weights, const void* inputs, uint32_t n, 
   gemm->n = n;
   gemm->k = k;
   gemm->pairing = pairing;
-  for (uint32_t i = 0; i < 2; ++i) {
-    const uint32_t halves = i + 1;
+  gemm->max_rows = input_rows >= kSkinnyMostRows && ChooseTiles(n, num_sms) <= kMostFewTiles
+                       ? kSkinnyMostRows
+                       : kSkinnyMaxRows;
+  for (const uint32_t halves : {1u, 2u, 4u}) {
+    if (halves * 8 > gemm->max_rows) break;
+    const uint32_t i = IndexOf(halves);
     const SkinnyShape shape = ChooseShape(n, k, halves, pairing, num_sms);
     gemm->shape[i] = shape;
     // What one request brings; see Ring.
@@ -687,7 +690,7 @@ cudaError_t MakeSkinnyGemm(const void* weights, const void* inputs, uint32_t n, 
                                               : shape.tiles * 8;
     cudaError_t error = EncodeMatrix(weights, n, k, rows, shape.boxes, &gemm->weights[i]);
     if (error == cudaSuccess) {
-      error = EncodeMatrix(inputs, kSkinnyMaxRows, k, halves * 8, shape.boxes, &gemm->inputs[i]);
+      error = EncodeMatrix(inputs, gemm->max_rows, k, halves * 8, shape.boxes, &gemm->inputs[i]);
     }
     if (error != cudaSuccess) return error;
   }

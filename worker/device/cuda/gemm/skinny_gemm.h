@@ -23,7 +23,9 @@
 // kernel that makes x has ended (programmatic dependent launch).
 namespace quire::cuda {
 
-inline constexpr uint32_t kSkinnyMaxRows = 16;
+inline constexpr uint32_t kSkinnyMaxRows = 16;  // of any product
+// Of a product whose outputs are few enough for a multiprocessor: see SkinnyGemm::max_rows.
+inline constexpr uint32_t kSkinnyMostRows = 32;
 
 // How the work is cut. Changes no bit.
 struct SkinnyShape {
@@ -42,24 +44,25 @@ struct SkinnyPairing {
 
 // A weight matrix and an activation buffer, ready to be multiplied.
 struct SkinnyGemm {
-  // For up to 8 and for up to 16 rows.
-  CUtensorMap weights[2];
-  CUtensorMap inputs[2];
-  SkinnyShape shape[2];
+  // For up to 8, 16 and 32 rows.
+  CUtensorMap weights[3];
+  CUtensorMap inputs[3];
+  SkinnyShape shape[3];
+  uint32_t max_rows = 0;  // kSkinnyMaxRows or kSkinnyMostRows
   SkinnyPairing pairing;
   uint32_t n = 0;
   uint32_t k = 0;
 };
 
-// `weights` is [n, k] and `inputs` [at least 16 rows, k], both bf16, row-major, aligned to 16
-// bytes. REQUIRES: k is a multiple of 8; with a pairing, n is 2 · half · num_groups.
-// cudaErrorInvalidValue: the driver refuses the shape.
-cudaError_t MakeSkinnyGemm(const void* weights, const void* inputs, uint32_t n, uint32_t k,
-                           const SkinnyPairing& pairing, SkinnyGemm* gemm);
+// `weights` is [n, k] and `inputs` [input_rows, k], both bf16, row-major, aligned to 16 bytes; all
+// input rows up to max_rows may be read, whatever they hold. REQUIRES: input_rows >= 16; k is a
+// multiple of 8; with a pairing, n is 2 · half · num_groups. cudaErrorInvalidValue: the driver
+// refuses the shape.
+cudaError_t MakeSkinnyGemm(const void* weights, const void* inputs, uint32_t input_rows, uint32_t n,
+                           uint32_t k, const SkinnyPairing& pairing, SkinnyGemm* gemm);
 
 // The functions below enqueue the product of the first m input rows and what follows it. `bias` is
-// [n] in bf16 or null. All 16 input rows may be read, whatever they hold.
-// REQUIRES: 0 < m <= kSkinnyMaxRows.
+// [n] in bf16 or null. REQUIRES: 0 < m <= gemm.max_rows.
 
 // y, [m, n] in bf16, or fp32 if `fp32_output`, is the product. REQUIRES: no pairing.
 cudaError_t RunSkinnyGemm(const SkinnyGemm& gemm, uint32_t m, const void* bias, void* y,

@@ -19,10 +19,27 @@ __device__ __forceinline__ float RoundTo<__nv_bfloat16>(float value) {
   return __bfloat162float(__float2bfloat16_rn(value));
 }
 
+// 1 / (1 + e^−x): in bf16, whose roundings are far coarser, by the device's approximations of 2^x
+// and 1 / x.
+template <typename T>
+__device__ __forceinline__ float Sigmoid(float x);
+template <>
+__device__ __forceinline__ float Sigmoid<float>(float x) {
+  return __fdiv_rn(1.0f, __fadd_rn(1.0f, expf(-x)));
+}
+template <>
+__device__ __forceinline__ float Sigmoid<__nv_bfloat16>(float x) {
+  float power;
+  float sigmoid;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(__fmul_rn(x, -1.44269504f)));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(sigmoid) : "f"(__fadd_rn(1.0f, power)));
+  return sigmoid;
+}
+
 // silu(gate) · up, silu rounded; the product is left to be rounded.
 template <typename T>
 __device__ __forceinline__ float SiluMulOf(float gate, float up) {
-  return __fmul_rn(RoundTo<T>(__fdiv_rn(gate, __fadd_rn(1.0f, expf(-gate)))), up);
+  return __fmul_rn(RoundTo<T>(__fmul_rn(gate, Sigmoid<T>(gate))), up);
 }
 
 // RoPE of an element of a head's lower half and the one that it turns against. Each product is
