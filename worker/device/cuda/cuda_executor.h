@@ -27,7 +27,7 @@ struct CudaExecutorOptions {
   uint32_t num_slots = 256;
   uint32_t max_num_batched_tokens = 8192;  // at least num_slots, so that every slot can decode
   uint32_t context_length = 0;             // 0: the model's max_position_embeddings
-  uint32_t block_size = 16;                // tokens: a multiple of 16 that divides 256
+  uint32_t block_size = 16;                // tokens: a multiple of 16 that divides 128
   // The KV pool's size: num_blocks; where that is 0, as many blocks as fit kv_cache_bytes; where
   // that is 0, what gpu_memory_utilization of the device's memory leaves.
   uint32_t num_blocks = 0;

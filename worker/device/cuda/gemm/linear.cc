@@ -17,6 +17,8 @@ constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 constexpr int kMaxAlgorithms = 8;    // asked for, a number of rows
 constexpr int kTimedAlgorithms = 4;  // of the exact ones
 constexpr int kTimedRuns = 4;
+// What a product by the library and the kernel for what follows it take, over the product alone.
+constexpr float kFollowUp = 1.08f;
 
 absl::Status LibraryStatus(cublasStatus_t status, absl::string_view what) {
   if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
@@ -324,7 +326,7 @@ absl::Status LinearShape::Choose(const Trial& trial, cudaStream_t stream) {
   if (choices_.empty()) return absl::OkStatus();
   const absl::StatusOr<float> skinny = contest->TimeSkinny();
   if (!skinny.ok()) return skinny.status();
-  if (*skinny < choices_.front().milliseconds) skinny_max_rows_ = kSkinnyMostRows;
+  if (*skinny < kFollowUp * choices_.front().milliseconds) skinny_max_rows_ = kSkinnyMostRows;
   return absl::OkStatus();
 }
 

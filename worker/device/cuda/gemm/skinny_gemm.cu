@@ -15,7 +15,8 @@ constexpr uint32_t kTileOutputs = 16;  // of a compute warp
 constexpr uint32_t kBoxWidth = 64;     // elements along K: 128 bytes, the swizzle's width
 constexpr uint32_t kTileBytes = kTileOutputs * kBoxWidth * 2;
 constexpr uint32_t kInputBytes = 8 * kBoxWidth * 2;  // 8 rows of x in a box
-constexpr uint32_t kMaxTiles = 16;
+// Of a thread block: as many as leave each warp the registers for its rows.
+__host__ __device__ constexpr uint32_t MaxTiles(uint32_t halves) { return halves == 4 ? 8 : 16; }
 constexpr uint32_t kMaxStages = 8;
 constexpr uint32_t kMostFewTiles = 3;  // see Ring
 constexpr uint32_t kMaxBoxes = 8;      // of 64 along K, in a stage; with many tiles, 2
@@ -478,7 +479,7 @@ class LaneOutputs<Epilogue::kRotateStore> : public LanePair {
 };
 
 template <int kHalves, int kBoxes, bool kFewTiles, Epilogue kEpilogue>
-__global__ void __launch_bounds__(((kFewTiles ? kMostFewTiles : kMaxTiles) + 1) * 32)
+__global__ void __launch_bounds__(((kFewTiles ? kMostFewTiles : MaxTiles(kHalves)) + 1) * 32)
     SkinnyKernel(const __grid_constant__ CUtensorMap weights,
                  const __grid_constant__ CUtensorMap inputs, const Params p) {
   extern __shared__ uint8_t shared[];
@@ -550,12 +551,12 @@ cudaError_t EncodeMatrix(const void* data, uint32_t rows, uint32_t k, uint32_t b
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-// One round where kMaxTiles tiles a multiprocessor are enough, else as many rounds as waste least.
-uint32_t ChooseTiles(uint32_t n, uint32_t num_sms) {
+// One round where MaxTiles a multiprocessor are enough, else as many rounds as waste least.
+uint32_t ChooseTiles(uint32_t n, uint32_t halves, uint32_t num_sms) {
   const uint32_t total = (n + kTileOutputs - 1) / kTileOutputs;
-  uint32_t best = kMaxTiles;
+  uint32_t best = MaxTiles(halves);
   uint64_t least = ~uint64_t{0};
-  for (uint32_t tiles = kMaxTiles; tiles > 0; --tiles) {
+  for (uint32_t tiles = MaxTiles(halves); tiles > 0; --tiles) {
     const uint32_t blocks = (total + tiles - 1) / tiles;
     const uint64_t cost = uint64_t{(blocks + num_sms - 1) / num_sms} * tiles;
     if (cost < least) {
@@ -569,7 +570,7 @@ uint32_t ChooseTiles(uint32_t n, uint32_t num_sms) {
 SkinnyShape ChooseShape(uint32_t n, uint32_t k, uint32_t halves, const SkinnyPairing& pairing,
                         uint32_t num_sms) {
   SkinnyShape shape;
-  shape.tiles = ChooseTiles(n, num_sms);
+  shape.tiles = ChooseTiles(n, halves, num_sms);
   const uint32_t box_bytes = shape.tiles * kTileBytes + halves * kInputBytes;
   const uint32_t num_boxes = (k + kBoxWidth - 1) / kBoxWidth;
   // The most that make a stage and leave no box of the last one empty.
@@ -626,9 +627,7 @@ cudaError_t Launch(const SkinnyGemm& gemm, Params& params, cudaStream_t stream) 
   params.shape = gemm.shape[IndexOf(kHalves)];
   const uint32_t total = (gemm.n + kTileOutputs - 1) / kTileOutputs;
   params.num_rounds = (total + params.shape.tiles - 1) / params.shape.tiles;
-  if constexpr (kHalves > 2) {
-    if (params.shape.tiles > kMostFewTiles) return cudaErrorInvalidValue;
-  } else if (params.shape.tiles > kMostFewTiles) {
+  if (params.shape.tiles > kMostFewTiles) {
     return params.shape.boxes == 1 ? Launch<kHalves, 1, false, kEpilogue>(gemm, params, stream)
                                    : Launch<kHalves, 2, false, kEpilogue>(gemm, params, stream);
   }
@@ -675,9 +674,7 @@ cudaError_t MakeSkinnyGemm(const void* weights, const void* inputs, uint32_t inp
   gemm->n = n;
   gemm->k = k;
   gemm->pairing = pairing;
-  gemm->max_rows = input_rows >= kSkinnyMostRows && ChooseTiles(n, num_sms) <= kMostFewTiles
-                       ? kSkinnyMostRows
-                       : kSkinnyMaxRows;
+  gemm->max_rows = input_rows >= kSkinnyMostRows ? kSkinnyMostRows : kSkinnyMaxRows;
   for (const uint32_t halves : {1u, 2u, 4u}) {
     if (halves * 8 > gemm->max_rows) break;
     const uint32_t i = IndexOf(halves);

@@ -23,8 +23,8 @@
 // kernel that makes x has ended (programmatic dependent launch).
 namespace quire::cuda {
 
-inline constexpr uint32_t kSkinnyMaxRows = 16;  // of any product
-// Of a product whose outputs are few enough for a multiprocessor: see SkinnyGemm::max_rows.
+// Rows up to which this is what should compute a product, and up to which it can.
+inline constexpr uint32_t kSkinnyMaxRows = 16;
 inline constexpr uint32_t kSkinnyMostRows = 32;
 
 // How the work is cut. Changes no bit.
@@ -48,7 +48,7 @@ struct SkinnyGemm {
   CUtensorMap weights[3];
   CUtensorMap inputs[3];
   SkinnyShape shape[3];
-  uint32_t max_rows = 0;  // kSkinnyMaxRows or kSkinnyMostRows
+  uint32_t max_rows = 0;  // kSkinnyMaxRows, or kSkinnyMostRows where there are as many input rows
   SkinnyPairing pairing;
   uint32_t n = 0;
   uint32_t k = 0;
