@@ -1,5 +1,6 @@
 """What a stranger finds: reflection, health, models, and a stream for whoever has nothing but the .proto."""
 
+import os
 import subprocess
 import sys
 import unittest
@@ -18,7 +19,8 @@ import grpc
 from quire.v1 import inference_pb2, inference_pb2_grpc
 channel = grpc.insecure_channel(sys.argv[1])
 stub = inference_pb2_grpc.InferenceStub(channel)
-request = inference_pb2.GenerateRequest(token_ids={"ids": [5, 6, 7]}, max_new_tokens=8, stop={"ignore_eos": True})
+request = inference_pb2.GenerateRequest(token_ids={"ids": [5, 6, 7]}, max_new_tokens=8, stop={"ignore_eos": True},
+                                        sampling={"temperature": 0})
 for event in stub.Generate(request):
     print(*event.delta.token_ids, end=" ")
 """
@@ -59,6 +61,8 @@ class InterfaceTest(unittest.TestCase):
                                                  response_deserializer=event_class.FromString)
         message = request_class(max_new_tokens=8)
         message.token_ids.ids.extend([5, 6, 7])
+        message.stop.ignore_eos = True
+        message.sampling.temperature = 0
         tokens = [token for event in call(message, timeout=HANG_S) for token in event.delta.token_ids]
         self.assertEqual(tokens, self.expected)
 
@@ -67,7 +71,8 @@ class InterfaceTest(unittest.TestCase):
         subprocess.run([sys.executable, ROOT / "tools" / "generate_python_stubs.py", stubs], check=True,
                        timeout=HANG_S)
         client = subprocess.run([sys.executable, "-c", PROTO_ONLY_CLIENT, self.coordinator.address], check=True,
-                                env={"PYTHONPATH": str(stubs)}, capture_output=True, text=True, timeout=HANG_S)
+                                env={"PYTHONPATH": os.pathsep.join([str(stubs), os.environ.get("PYTHONPATH", "")])},
+                                capture_output=True, text=True, timeout=HANG_S)
         self.assertEqual([int(token) for token in client.stdout.split()], self.expected)
 
     def test_health_knows_the_service_and_each_model(self):
