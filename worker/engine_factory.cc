@@ -119,7 +119,7 @@ absl::StatusOr<std::string> FindGpu(const EngineSettings& settings) {
 #endif
 }
 
-// The KV pool's bytes as asked for, 0 for a default.
+// The KV pool's size, where one is asked for, holds a block.
 absl::Status CheckKvBytes(const EngineSettings& settings, uint64_t bytes_per_block) {
   if (settings.kv_cache_memory_bytes == 0 || settings.kv_cache_memory_bytes >= bytes_per_block) {
     return absl::OkStatus();

@@ -47,6 +47,13 @@ absl::Status CheckParameters(const v1::ResolvedParameters& parameters) {
   if (parameters.logit_bias_token_ids_size() != parameters.logit_bias_values_size()) {
     return absl::InvalidArgumentError("parameters.logit_bias_values: one a token id is needed");
   }
+  std::vector<uint32_t> biased(parameters.logit_bias_token_ids().begin(),
+                               parameters.logit_bias_token_ids().end());
+  std::sort(biased.begin(), biased.end());
+  if (const auto twice = std::adjacent_find(biased.begin(), biased.end()); twice != biased.end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("parameters.logit_bias_token_ids has ", *twice, " twice"));
+  }
   for (const float bias : parameters.logit_bias_values()) {
     if (absl::Status status = check("logit_bias_values", bias, -100, 100); !status.ok())
       return status;

@@ -133,6 +133,13 @@ INSTANTIATE_TEST_SUITE_P(
                     for (uint32_t id = 0; id < 1025; ++id) p.add_logit_bias_token_ids(id);
                   }},
         BadSubmit{"logit_bias_values", [](Submit&, auto& p) { p.add_logit_bias_token_ids(1); }},
+        BadSubmit{"logit_bias_token_ids",
+                  [](Submit&, auto& p) {
+                    for (int i = 0; i < 2; ++i) {
+                      p.add_logit_bias_token_ids(7);
+                      p.add_logit_bias_values(1);
+                    }
+                  }},
         BadSubmit{"logit_bias_values",
                   [](Submit&, auto& p) {
                     p.add_logit_bias_token_ids(1);

@@ -26,6 +26,7 @@ constexpr uint32_t kRecipeVersion = 1;
 constexpr uint32_t kSamplerVersion = 1;
 
 constexpr uint32_t kMaxStepsInFlight = 2;
+constexpr uint32_t kMostBatchedTokens = 1 << 20;
 // Items of decode attention that share rows, at most: their partial results take memory.
 constexpr uint32_t kMaxParts = 4096;
 // Left for graphs and for what the driver takes as kernels are first used.
@@ -39,6 +40,11 @@ absl::Status CheckOptions(const CudaExecutorOptions& options, const ModelConfig&
     return absl::InvalidArgumentError(absl::StrCat("max_num_batched_tokens ",
                                                    options.max_num_batched_tokens,
                                                    ": at least num_slots, ", options.num_slots));
+  }
+  if (options.max_num_batched_tokens > kMostBatchedTokens) {
+    return absl::InvalidArgumentError(absl::StrCat("max_num_batched_tokens ",
+                                                   options.max_num_batched_tokens, ": at most ",
+                                                   kMostBatchedTokens));
   }
   if (options.context_length > config.max_position_embeddings) {
     return absl::InvalidArgumentError(absl::StrCat("context_length ", options.context_length,
@@ -189,33 +195,35 @@ absl::Status CudaExecutor::AllocateSteps() {
   auto uploader = cuda::StepUploader::Create(builder_->max_input_bytes(), kMaxStepsInFlight);
   if (!uploader.ok()) return uploader.status();
   uploader_ = *std::move(uploader);
-  return absl::OkStatus();
+  // What was zeroed on the default stream, which the executor's does not wait for.
+  const cudaError_t error = cudaDeviceSynchronize();
+  return error == cudaSuccess ? absl::OkStatus() : CudaStatus(error, "clearing memory");
 }
 
 absl::StatusOr<uint32_t> CudaExecutor::NumBlocks() {
   if (options_.num_blocks > 0) return options_.num_blocks;
   const uint64_t block_bytes = model_->kv_bytes_per_block();
+  size_t free = 0;
+  size_t total = 0;
+  if (cudaError_t error = cudaMemGetInfo(&free, &total); error != cudaSuccess) {
+    return CudaStatus(error, "cudaMemGetInfo");
+  }
+  memory_.free = free;
   uint64_t bytes = options_.kv_cache_bytes;
+  std::string bound = "kv_cache_bytes allow ";
   if (bytes == 0) {
-    size_t free = 0;
-    size_t total = 0;
-    if (cudaError_t error = cudaMemGetInfo(&free, &total); error != cudaSuccess) {
-      return CudaStatus(error, "cudaMemGetInfo");
-    }
-    memory_.free = free;
     const uint64_t allowed =
         static_cast<uint64_t>(static_cast<double>(total) * options_.gpu_memory_utilization);
     const uint64_t taken = total - free + kReserveBytes;
     bytes = allowed > taken ? allowed - taken : 0;
+    bound = absl::StrCat("gpu_memory_utilization ", options_.gpu_memory_utilization, " leaves ");
   }
   // One sequence at full length must fit, or it would never be served.
   const uint64_t least = CeilDiv(limits_.context_length, options_.block_size);
   if (bytes / block_bytes < least) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the KV pool: a sequence of ", limits_.context_length, " tokens needs ",
-                     Gib(least * block_bytes), ", and there is room for ", Gib(bytes), " ",
-                     Describe(memory_), "; a larger gpu_memory_utilization (",
-                     options_.gpu_memory_utilization, ") or a smaller context would do"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the KV pool: a sequence of ", limits_.context_length, " tokens needs ",
+        Gib(least * block_bytes), ", and ", bound, Gib(bytes), "; memory ", Describe(memory_)));
   }
   return static_cast<uint32_t>(
       std::min<uint64_t>(bytes / block_bytes, std::numeric_limits<int32_t>::max()));
@@ -286,6 +294,10 @@ NumericsParts CudaExecutor::numerics_parts() const {
 
 absl::Status CudaExecutor::Launch(const StepPlan& plan) {
   QUIRE_CHECK(num_pending_ < kMaxStepsInFlight);
+  // The current device is each thread's own.
+  if (cudaError_t error = cudaSetDevice(options_.device); error != cudaSuccess) {
+    return CudaStatus(error, "the step's device");
+  }
   cuda::PendingStep& pending = pending_[(first_pending_ + num_pending_) % kMaxStepsInFlight];
   absl::Status status = builder_->Build(
       plan, [this] { return UploadInputs().status(); }, &pending.record());
@@ -385,6 +397,10 @@ absl::Status CudaExecutor::ShowLogits(const StepRecord& record, uint32_t first, 
 
 absl::Status CudaExecutor::Collect(StepResult* result) {
   QUIRE_CHECK(num_pending_ > 0);
+  // The current device is each thread's own.
+  if (cudaError_t error = cudaSetDevice(options_.device); error != cudaSuccess) {
+    return CudaStatus(error, "the step's device");
+  }
   const cuda::PendingStep& pending = pending_[first_pending_];
   if (absl::Status status = pending.Wait(); !status.ok()) return status;
   pending.Read(config_.vocab_size, result);

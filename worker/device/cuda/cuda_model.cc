@@ -10,13 +10,34 @@
 #include "scheduler/check.h"
 #include "worker/device/cuda/kernels/elementwise.h"
 #include "worker/device/cuda/kernels/kv_layout.h"
+#include "worker/device/cuda/kernels/sampling.h"
 #include "worker/model/rope.h"
 
 namespace quire::cuda {
 namespace {
 
-// Layers whose weights a trial of algorithms goes through, so that none stays in the cache.
+// Layers whose weights a trial of algorithms goes through: of all but small models more than the
+// cache holds.
 constexpr uint32_t kTrialLayers = 4;
+
+// What the kernels take.
+absl::Status CheckShape(const ModelConfig& config) {
+  const auto check = [](bool is_fit, const char* what, uint32_t value, const char* wanted) {
+    if (is_fit) return absl::OkStatus();
+    return absl::UnimplementedError(
+        absl::StrCat("the CUDA executor: ", what, " ", value, ": ", wanted, " is needed"));
+  };
+  for (const absl::Status& status :
+       {check(config.vocab_size <= kMaxVocabulary, "vocab_size", config.vocab_size,
+              "at most 440,000"),
+        check(config.hidden_size % 16 == 0 && config.hidden_size <= kMaxHiddenSize, "hidden_size",
+              config.hidden_size, "a multiple of 16 up to 16,384"),
+        check(config.intermediate_size % 16 == 0, "intermediate_size", config.intermediate_size,
+              "a multiple of 16")}) {
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
 
 uint8_t Stage(NumericFault fault) { return static_cast<uint8_t>(fault); }
 
@@ -42,6 +63,7 @@ absl::StatusOr<std::unique_ptr<CudaModel>> CudaModel::Create(const Options& opti
         absl::StrCat("dtype ", std::string(DTypeName(weights.dtype())),
                      ": the CUDA executor computes in float32 or bfloat16"));
   }
+  if (absl::Status status = CheckShape(weights.config()); !status.ok()) return status;
   std::unique_ptr<CudaModel> model(new CudaModel(options, weights.config(), weights.dtype()));
   absl::StatusOr<std::unique_ptr<MatrixLibrary>> library = MatrixLibrary::Create();
   if (!library.ok()) return library.status();
@@ -142,7 +164,7 @@ absl::Status CudaModel::MakeLinears(cudaStream_t stream) {
     heads.num_groups = config_.num_heads + 2 * config_.num_kv_heads;
   }
   SkinnyPairing gates;
-  if (config_.intermediate_size % 8 == 0) gates.half = config_.intermediate_size;
+  gates.half = config_.intermediate_size;
   absl::Status status =
       make_all(config_.q_size() + 2 * config_.kv_size(), config_.hidden_size, &DeviceLayer::qkv,
                &DeviceLayer::qkv_bias, normed_, heads, &Layer::qkv);
@@ -335,7 +357,7 @@ cudaError_t CudaModel::ForwardLayer(uint32_t layer, const ForwardBatch& batch,
 
 cudaError_t CudaModel::Forward(const ForwardBatch& batch, const SlotPointers& slots,
                                cudaStream_t stream) {
-  QUIRE_CHECK(batch.num_rows <= options_.max_rows);
+  QUIRE_CHECK(batch.num_rows <= LinearShape::PaddedRows(options_.max_rows));
   EmbedArgs embed;
   embed.dtype = dtype_;
   embed.num_rows = batch.num_rows;

@@ -11,6 +11,9 @@ namespace {
 // Of changes to slots in one upload, beyond which they go in several.
 constexpr size_t kMaxUpdateBytes = size_t{4} << 20;
 
+// Rows that padding to a graph's adds, at most.
+constexpr size_t kMostPadding = 128;
+
 uint32_t CeilDiv(uint32_t value, uint32_t by) { return (value + by - 1) / by; }
 
 bool HasPenalty(const SamplingParams& params) {
@@ -51,7 +54,8 @@ StepBuilder::StepBuilder(const Options& options)
       slots_(options.num_slots) {}
 
 size_t StepBuilder::max_input_bytes() const {
-  const size_t rows = options_.max_num_batched_tokens;
+  // A step that a graph replays is padded to the graph's rows.
+  const size_t rows = options_.max_num_batched_tokens + kMostPadding;
   const size_t row_bytes =
       4 * sizeof(int32_t) + sizeof(LogitsRow) + sizeof(DecodeItem) + sizeof(PrefillTile);
   // A step appends at most a block a run and one for each block_size positions.
@@ -226,18 +230,20 @@ void StepBuilder::AddLogitsRow(const Slot& slot, SlotId id, uint32_t position, b
   needs_.draws = needs_.draws || Draws(params);
 }
 
-// Rows alone fill the device when there are many; few are cut so that their parts fill it once.
-// Either way gives the same bits.
+// Cut so that all rows' items together fill the device about once: a long row beside many short
+// ones is cut, too. However it is done, the bits are the same.
 void StepBuilder::AddDecodeItems() {
-  if (decode_rows_.empty()) return;
-  const uint32_t wanted =
-      std::max<uint32_t>(1, options_.attention_blocks /
-                                static_cast<uint32_t>(decode_rows_.size() * options_.num_kv_heads));
+  const auto segments_of = [this](uint32_t row) {
+    return CeilDiv(static_cast<uint32_t>(inputs_.row_positions[row]) + 1, kAttentionSegment);
+  };
+  uint64_t work = 0;
+  for (const uint32_t row : decode_rows_) work += segments_of(row);
+  work *= options_.num_kv_heads;
+  const uint64_t share = (work + options_.attention_blocks - 1) / options_.attention_blocks;
+  const uint32_t each = static_cast<uint32_t>(std::max<uint64_t>(1, share));
   uint32_t num_parts = 0;
   for (const uint32_t row : decode_rows_) {
-    const uint32_t segments =
-        CeilDiv(static_cast<uint32_t>(inputs_.row_positions[row]) + 1, kAttentionSegment);
-    const uint32_t each = CeilDiv(segments, std::min(wanted, segments));
+    const uint32_t segments = segments_of(row);
     const uint32_t items = CeilDiv(segments, each);
     DecodeItem item;
     item.row = static_cast<int32_t>(row);

@@ -284,12 +284,11 @@ absl::Status LinearShape::Choose(const Trial& trial, cudaStream_t stream) {
     if (!choice.ok()) return choice.status();
     std::array<cublasLtMatmulHeuristicResult_t, kMaxAlgorithms> found;
     int num_found = 0;
-    absl::Status status = LibraryStatus(
-        cublasLtMatmulAlgoGetHeuristic(library_.handle(), operation_, weights_layout_,
-                                       choice->inputs.get(), choice->outputs.get(),
-                                       choice->outputs.get(), preference->get(), kMaxAlgorithms,
-                                       found.data(), &num_found),
-        absl::StrCat("cublasLtMatmulAlgoGetHeuristic for ", rows, " x ", spec_.n, " x ", spec_.k));
+    const cublasStatus_t answer = cublasLtMatmulAlgoGetHeuristic(
+        library_.handle(), operation_, weights_layout_, choice->inputs.get(), choice->outputs.get(),
+        choice->outputs.get(), preference->get(), kMaxAlgorithms, found.data(), &num_found);
+    if (answer == CUBLAS_STATUS_NOT_SUPPORTED) continue;
+    absl::Status status = LibraryStatus(answer, "cublasLtMatmulAlgoGetHeuristic");
     if (!status.ok()) return status;
 
     choice->milliseconds = std::numeric_limits<float>::infinity();
@@ -311,11 +310,9 @@ absl::Status LinearShape::Choose(const Trial& trial, cudaStream_t stream) {
       }
     }
     num_exact_ += num_exact;
-    // Seen for a fp32 output of odd width: then the rows are computed 16 at a time.
-    if (num_exact == 0) {
-      choices_.clear();
-      return absl::OkStatus();
-    }
+    // Then the next larger number of rows serves. Where there is none (seen for a fp32 output of
+    // odd width) the rows are computed 16 at a time.
+    if (num_exact == 0) continue;
     choice->algorithm = best;
     // More rows can take less time, where only their number has an algorithm that fills the device.
     while (!choices_.empty() && choice->milliseconds < choices_.back().milliseconds) {
@@ -323,7 +320,10 @@ absl::Status LinearShape::Choose(const Trial& trial, cudaStream_t stream) {
     }
     choices_.push_back(*std::move(choice));
   }
-  if (choices_.empty()) return absl::OkStatus();
+  if (choices_.empty()) {
+    skinny_max_rows_ = kSkinnyMostRows;
+    return absl::OkStatus();
+  }
   const absl::StatusOr<float> skinny = contest->TimeSkinny();
   if (!skinny.ok()) return skinny.status();
   if (*skinny < kFollowUp * choices_.front().milliseconds) skinny_max_rows_ = kSkinnyMostRows;
@@ -349,13 +349,12 @@ cudaError_t LinearShape::RunInParts(const Spec& spec, const void* weights, const
 
 cudaError_t LinearShape::RunMany(const void* weights, const void* bias, const void* inputs,
                                  uint32_t rows, void* outputs, cudaStream_t stream) const {
-  if (choices_.empty()) {
-    return RunInParts(spec_, weights, bias, inputs, rows, outputs, stream);
-  }
   const auto choice =
       std::lower_bound(choices_.begin(), choices_.end(), rows,
                        [](const Choice& at, uint32_t wanted) { return at.rows < wanted; });
-  if (choice == choices_.end()) return cudaErrorInvalidValue;
+  if (choice == choices_.end()) {
+    return RunInParts(spec_, weights, bias, inputs, rows, outputs, stream);
+  }
   return RunChoice(*choice, weights, bias, inputs, outputs, stream);
 }
 

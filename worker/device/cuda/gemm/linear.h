@@ -104,7 +104,7 @@ class LinearShape {
   const Spec spec_;
   cublasLtMatmulDesc_t operation_ = nullptr;
   cublasLtMatrixLayout_t weights_layout_ = nullptr;
-  std::vector<Choice> choices_;  // ascending rows; none: the library has nothing exact
+  std::vector<Choice> choices_;  // ascending rows; beyond the last the library has nothing exact
   uint32_t skinny_max_rows_ = kSkinnyMaxRows;
   uint32_t num_tried_ = 0;
   uint32_t num_exact_ = 0;

@@ -17,7 +17,8 @@
 // segments' results are merged in order. How rows share a thread block, and whether a row's
 // segments are computed by one block or by many, changes no bit. Tiles in which a row sees no key
 // leave its state as it was, bitwise. Whatever a block holds beyond the last position that its
-// thread block's rows have, NaN too, has no effect.
+// thread block's rows have, NaN too, has no effect. (A value that is not finite within a prompt's
+// chunk may reach earlier rows of the chunk: they are one run, which fails as a whole.)
 //
 // In bf16 scores and weighted sums are tensor core products with fp32 sums, and probabilities are
 // rounded to bf16 before they weigh the values; all else is fp32. Powers below the smallest normal

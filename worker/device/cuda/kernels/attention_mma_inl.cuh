@@ -25,10 +25,10 @@ constexpr int kTileSize = static_cast<int>(kAttentionTile);
 inline __device__ uint32_t Lane() { return threadIdx.x % 32; }
 inline __device__ uint32_t Warp() { return threadIdx.x / 32; }
 
-// --- Tiles of keys and values in shared memory
-// ----------------------------------------------------- A stage is a tile's keys, then its values,
-// a row each. Within a row the 16-byte chunks are permuted, chunk c lies at c ^ (row % 8), so that
-// eight rows' same chunk falls into all banks.
+// --- Tiles of keys and values in shared memory -----------------------------------------------
+
+// A stage is a tile's keys, then its values, a row each. Within a row the 16-byte chunks are
+// permuted, chunk c lies at c ^ (row % 8), so that eight rows' same chunk falls into all banks.
 
 template <int kHeadDim>
 struct Stage {

@@ -35,6 +35,9 @@ struct EmbedArgs {
 };
 cudaError_t Embed(const EmbedArgs& args, cudaStream_t stream);
 
+// What AddNorm takes.
+inline constexpr uint32_t kMaxHiddenSize = 16384;
+
 // hidden += delta (where there is one), then normed = hidden / sqrt(mean(hidden²) + eps) · weight.
 // With `rows`, output row i is that of input row rows[i], and hidden is left as it was.
 struct AddNormArgs {

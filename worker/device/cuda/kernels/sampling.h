@@ -89,8 +89,8 @@ struct SamplingArgs {
   RowLogprobs* prompt_logprobs = nullptr;  // [num_rows]; of rows that ask
 };
 
-// What a launch must be able to do. A captured launch serves any rows within it, so the common
-// case, greedy rows without extras, need not pay for the others.
+// What a launch must be able to do: the common case, greedy rows without extras, need not pay for
+// the others.
 struct SamplingNeeds {
   bool draws = false;     // some row has a temperature, bias, penalty or min_new_tokens
   bool logprobs = false;  // some row asks for log-probabilities
