@@ -4,6 +4,7 @@
 #include <random>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "scheduler/batch/batch_scheduler.h"
@@ -100,9 +101,11 @@ BuiltEngine BuildFake(const EngineSettings& settings, const ModelConfig& config,
   return built;
 }
 
-// The GPU that the engine is to run on, by its name; empty: the CPU. FAILED_PRECONDITION: it must
-// be a GPU, and cannot.
-absl::StatusOr<std::string> FindGpu(const EngineSettings& settings) {
+// The GPU that the engine is to run on, by its name; empty: the CPU. Where this build could have
+// used a GPU and "auto" found none, `warnings` gets why. FAILED_PRECONDITION: it must be a GPU, and
+// cannot.
+absl::StatusOr<std::string> FindGpu(const EngineSettings& settings,
+                                    [[maybe_unused]] std::vector<std::string>* warnings) {
   if (settings.device != "auto" && settings.device != "cpu" && settings.device != "cuda") {
     return absl::InvalidArgumentError(
         absl::StrCat("--device ", settings.device, ": auto, cpu or cuda is allowed"));
@@ -111,7 +114,10 @@ absl::StatusOr<std::string> FindGpu(const EngineSettings& settings) {
 #ifdef QUIRE_CUDA
   const auto device = cuda::FindDevice(0);
   if (device.ok()) return device->name;
-  if (settings.device == "auto") return std::string();
+  if (settings.device == "auto") {
+    warnings->push_back(absl::StrCat("--device auto takes the CPU: ", device.status().message()));
+    return std::string();
+  }
   return absl::FailedPreconditionError(absl::StrCat("--device cuda: ", device.status().message()));
 #else
   if (settings.device == "auto") return std::string();
@@ -250,7 +256,8 @@ absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& asked,
     return absl::InvalidArgumentError(
         absl::StrCat("--engine ", settings.engine, ": paged or baseline is allowed"));
   }
-  const absl::StatusOr<std::string> gpu = FindGpu(settings);
+  std::vector<std::string> device_warnings;
+  const absl::StatusOr<std::string> gpu = FindGpu(settings, &device_warnings);
   if (!gpu.ok()) return gpu.status();
   if (settings.max_num_batched_tokens == 0) {
     settings.max_num_batched_tokens = std::max(
@@ -308,6 +315,7 @@ absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& asked,
   }
   built->warnings.insert(built->warnings.begin(), description->warnings.begin(),
                          description->warnings.end());
+  built->warnings.insert(built->warnings.begin(), device_warnings.begin(), device_warnings.end());
   return built;
 }
 
