@@ -283,6 +283,8 @@ NumericsParts CudaExecutor::numerics_parts() const {
   const std::string dtype(DTypeName(dtype_));
   return {{"executor", "cuda"},
           {"gpu", device_name_},
+          // expf of the fp32 recipe is the toolkit's own code.
+          {"cuda_toolkit", absl::StrCat(CUDART_VERSION)},
           {"recipe_version", absl::StrCat(kRecipeVersion)},
           {"sampler_version", absl::StrCat(kSamplerVersion)},
           {"compute_dtype", dtype},
