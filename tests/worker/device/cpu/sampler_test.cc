@@ -9,6 +9,7 @@
 #include <random>
 
 #include "tests/worker/device/cpu/reference_sampler.h"
+#include "tests/worker/device/filter_settings.h"
 #include "worker/device/cpu/gemm/isa.h"
 #include "worker/device/cpu/gemm/thread_pool.h"
 
@@ -47,26 +48,10 @@ struct Draw {
 
 const SamplingKernels& Fastest() { return KernelsFor(SupportedIsas().back()).sampling; }
 
-// Every filter alone and all of them together.
+// Every filter alone, all of them together, and penalties without randomness.
 std::vector<SamplingParams> Settings() {
-  std::vector<SamplingParams> settings(10);
-  settings[0].temperature = 0.8f;
-  settings[1].top_k = 7;
-  settings[2].top_p = 0.8f;
-  settings[3].min_p = 0.1f;
-  settings[4].repetition_penalty = 1.5f;
-  settings[5].presence_penalty = 1.0f;
-  settings[5].frequency_penalty = -0.5f;
-  settings[6].logit_bias = {{0, 2.0f}, {5, -3.0f}};
-  settings[7].min_new_tokens = 10;
-  settings[7].eos_token_ids = {2, 4};
-  settings[8].temperature = 1.7f;
-  settings[8].top_k = 12;
-  settings[8].top_p = 0.9f;
-  settings[8].min_p = 0.05f;
-  settings[8].repetition_penalty = 0.7f;
-  settings[8].presence_penalty = 0.3f;
-  settings[8].logit_bias = {{3, 1.0f}};
+  std::vector<SamplingParams> settings = FilterSettings();
+  settings.resize(10);
   settings[9].temperature = 0;
   settings[9].repetition_penalty = 1.9f;
   settings[9].presence_penalty = 1.5f;

@@ -12,15 +12,11 @@
 #include <string>
 #include <vector>
 
+#include "tests/worker/device/cuda/gpu_test.h"
 #include "worker/device/cuda/gemm/trial.h"
 
 namespace quire::cuda {
 namespace {
-
-bool HasGpu() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
-}
 
 struct Case {
   const char* name;
@@ -50,10 +46,10 @@ float Bf16At(const std::vector<uint8_t>& data, size_t i) {
   return FloatFromBf16(bits);
 }
 
-class LinearTest : public testing::TestWithParam<Case> {};
+class LinearTest : public GpuTest, public testing::WithParamInterface<Case> {};
+class Fp32LinearTest : public GpuTest {};
 
 TEST_P(LinearTest, GivesARowTheSameBitsWhateverTheNumberOfRows) {
-  if (!HasGpu()) GTEST_SKIP() << "no GPU";
   const Case& c = GetParam();
   Stream stream = *Stream::Create();
   auto library = MatrixLibrary::Create();
@@ -145,8 +141,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, LinearTest, testing::ValuesIn(kCases),
                            return name;
                          });
 
-TEST(Fp32LinearTest, GivesARowTheSameBitsWhateverTheNumberOfRows) {
-  if (!HasGpu()) GTEST_SKIP() << "no GPU";
+TEST_F(Fp32LinearTest, GivesARowTheSameBitsWhateverTheNumberOfRows) {
   Stream stream = *Stream::Create();
   auto library = MatrixLibrary::Create();
   ASSERT_TRUE(library.ok()) << library.status();

@@ -4,6 +4,8 @@
 #include <random>
 #include <utility>
 
+#include "tests/worker/device/filter_settings.h"
+
 namespace quire::cuda {
 
 std::vector<float> RandomLogits(uint32_t n, float deviation, uint64_t seed) {
@@ -25,24 +27,8 @@ std::vector<SlotSpec> SlotsOf(size_t count, const SamplingParams& params) {
 }
 
 std::vector<SamplingParams> SamplingSettings() {
-  std::vector<SamplingParams> settings(16);
-  settings[0].temperature = 0.8f;
-  settings[1].top_k = 7;
-  settings[2].top_p = 0.8f;
-  settings[3].min_p = 0.1f;
-  settings[4].repetition_penalty = 1.5f;
-  settings[5].presence_penalty = 1.0f;
-  settings[5].frequency_penalty = -0.5f;
-  settings[6].logit_bias = {{0, 2.0f}, {5, -3.0f}};
-  settings[7].min_new_tokens = 10;
-  settings[7].eos_token_ids = {2, 4};
-  settings[8].temperature = 1.7f;
-  settings[8].top_k = 12;
-  settings[8].top_p = 0.9f;
-  settings[8].min_p = 0.05f;
-  settings[8].repetition_penalty = 0.7f;
-  settings[8].presence_penalty = 0.3f;
-  settings[8].logit_bias = {{3, 1.0f}};
+  std::vector<SamplingParams> settings = FilterSettings();
+  settings.resize(16);
   settings[9].top_k = 50;
   settings[9].top_p = 0.9f;
   settings[10].top_k = 5000;
