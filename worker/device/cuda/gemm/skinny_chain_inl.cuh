@@ -8,6 +8,7 @@
 
 #include "worker/device/cuda/gemm/skinny_gemm.h"
 #include "worker/device/cuda/kernels/launch.h"
+#include "worker/device/cuda/kernels/ptx.cuh"
 
 // How the kernel of skinny_gemm.cu comes by its sums: the ring through which weights and inputs
 // stream, and the chains that the warps run over them. To be included by .cu files alone.
@@ -40,9 +41,7 @@ struct Params {
   SkinnyPairing pairing;
   RotateStoreArgs rotate;
 };
-__device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
+
 // The same value, which the compiler keeps in a register: it would rather work out a shared address
 // anew in each turn of a loop, which here takes longer than the turn.
 __device__ __forceinline__ uint32_t Keep(uint32_t value) {
@@ -79,6 +78,9 @@ __device__ __forceinline__ void CopyBox(uint32_t to, const CUtensorMap* map, uin
       "l"(map), "r"(barrier), "r"(column), "r"(row), "r"(box)
       : "memory");
 }
+// Unlike those of kernels/ptx.cuh, this and MultiplyAdd stay in the order in which they are
+// written: the loads of a stage must not pass its barrier, and the schedule overlaps stages by
+// hand.
 __device__ __forceinline__ void LoadMatrices(uint32_t (&r)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
