@@ -86,8 +86,8 @@ if(QUIRE_TORCH)
 endif()
 
 if(QUIRE_CUDA)
-  # The CUDA runtime is linked into each binary. cuBLASLt, 540 MB, is found where it lies, or through
-  # LD_LIBRARY_PATH on another machine.
+  # The CUDA runtime is linked into each binary. cuBLASLt and NCCL, 540 and 200 MB, are found where they
+  # lie, or through LD_LIBRARY_PATH on another machine.
   set(QUIRE_CUDA_DIR "${QUIRE_SITE_PACKAGES}/nvidia/cu13")
   if(NOT EXISTS "${QUIRE_CUDA_DIR}/bin/nvcc")
     message(FATAL_ERROR "no nvcc in ${QUIRE_CUDA_DIR}: run ./dev build cuda, which installs it")
@@ -100,6 +100,12 @@ if(QUIRE_CUDA)
   add_library(quire_cublaslt INTERFACE)
   target_link_libraries(quire_cublaslt INTERFACE quire_cudart "${QUIRE_CUDA_DIR}/lib/libcublasLt.so.13")
   target_link_options(quire_cublaslt INTERFACE "-Wl,-rpath,${QUIRE_CUDA_DIR}/lib" -Wl,--disable-new-dtags)
+
+  set(nccl_dir "${QUIRE_SITE_PACKAGES}/nvidia/nccl")
+  add_library(quire_nccl INTERFACE)
+  target_include_directories(quire_nccl SYSTEM INTERFACE "${nccl_dir}/include")
+  target_link_libraries(quire_nccl INTERFACE quire_cudart "${nccl_dir}/lib/libnccl.so.2")
+  target_link_options(quire_nccl INTERFACE "-Wl,-rpath,${nccl_dir}/lib" -Wl,--disable-new-dtags)
 endif()
 
 if(QUIRE_TESTS)

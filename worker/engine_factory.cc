@@ -10,8 +10,10 @@
 #include "scheduler/batch/batch_scheduler.h"
 #include "scheduler/batch/serial_scheduler.h"
 #include "worker/device/cpu/cpu_executor.h"
+#include "worker/device/cpu/cpu_ranks.h"
 #ifdef QUIRE_CUDA
 #include "worker/device/cuda/cuda_executor.h"
+#include "worker/device/cuda/cuda_ranks.h"
 #include "worker/device/cuda/device_info.h"
 #endif
 #include "worker/device/fake/fake_executor.h"
@@ -145,14 +147,43 @@ std::string DescribeKvPool(const ExecutorLimits& limits) {
       uint64_t{limits.num_blocks} * limits.block_size * limits.kv_bytes_per_token >> 20, " MiB");
 }
 
-// The engine around an executor that pages.
+// An executor that pages, and what else is known of it.
+struct PagedDevice {
+  std::unique_ptr<ModelExecutor> executor;
+  NumericsParts numerics_parts;
+  std::string name;  // "NVIDIA H200", "CPU, 2 threads, avx2"
+};
+
 template <typename Executor>
+PagedDevice Describe(std::unique_ptr<Executor> executor, const std::string& name) {
+  PagedDevice device;
+  device.numerics_parts = executor->numerics_parts();
+  device.name = name;
+  device.executor = std::move(executor);
+  return device;
+}
+
+// The same of a tensor-parallel group, whose ranks have executors of one type. What rank 0 says of
+// numerics holds for the group.
+template <typename Executor>
+PagedDevice DescribeRanks(std::unique_ptr<RankGroupExecutor> ranks, const std::string& name) {
+  PagedDevice device;
+  device.numerics_parts = static_cast<Executor&>(ranks->rank(0)).numerics_parts();
+  device.name = absl::StrCat(ranks->size(), " ranks, ", name);
+  device.executor = std::move(ranks);
+  return device;
+}
+
+// The engine around it.
 BuiltEngine AssemblePaged(const EngineSettings& settings, const Weights& weights, uint32_t threads,
-                          std::unique_ptr<Executor> executor) {
+                          PagedDevice device) {
   NumericsParts parts = ModelNumericsParts(weights, threads);
-  for (auto& part : executor->numerics_parts()) parts.push_back(std::move(part));
+  for (auto& part : device.numerics_parts) parts.push_back(std::move(part));
   BuiltEngine built;
   built.numerics_id = NumericsId(parts);
+  std::unique_ptr<ModelExecutor>& executor = device.executor;
+  built.description = absl::StrCat(device.name, ", weights ", weights.num_bytes() >> 20, " MiB, ",
+                                   DescribeKvPool(executor->limits()));
   built.engine = MakePagedEngine(settings, executor->limits());
   built.executor = std::move(executor);
   return built;
@@ -173,14 +204,19 @@ absl::StatusOr<BuiltEngine> BuildPagedCuda(const EngineSettings& settings,
   options.num_blocks = settings.num_gpu_blocks_override;
   options.kv_cache_bytes = settings.kv_cache_memory_bytes;
   options.gpu_memory_utilization = settings.gpu_memory_utilization;
-  auto executor = CudaExecutor::Create(options, *weights, progress);
-  if (!executor.ok()) return executor.status();
-  const std::string description =
-      absl::StrCat((*executor)->device_name(), ", weights ", weights->num_bytes() >> 20, " MiB, ",
-                   DescribeKvPool((*executor)->limits()));
-  BuiltEngine built = AssemblePaged(settings, *weights, threads, *std::move(executor));
-  built.description = description;
-  return built;
+  PagedDevice device;
+  if (settings.tensor_parallel_size > 1) {
+    auto ranks = CreateCudaRanks(options, settings.tensor_parallel_size, *weights, progress);
+    if (!ranks.ok()) return ranks.status();
+    const std::string name = static_cast<const CudaExecutor&>((*ranks)->rank(0)).device_name();
+    device = DescribeRanks<CudaExecutor>(*std::move(ranks), name);
+  } else {
+    auto executor = CudaExecutor::Create(options, *weights, progress);
+    if (!executor.ok()) return executor.status();
+    const std::string name = (*executor)->device_name();
+    device = Describe(*std::move(executor), name);
+  }
+  return AssemblePaged(settings, *weights, threads, std::move(device));
 }
 #endif
 
@@ -200,14 +236,22 @@ absl::StatusOr<BuiltEngine> BuildPagedCpu(const EngineSettings& settings, const 
   options.kv_cache_bytes = settings.kv_cache_memory_bytes != 0
                                ? settings.kv_cache_memory_bytes
                                : DefaultKvBytes(bytes_per_token, context, settings.max_num_seqs);
-  auto executor = CpuExecutor::Create(options, weights);
-  if (!executor.ok()) return executor.status();
-  const std::string description = absl::StrCat(
-      "CPU, ", threads, " threads, ", std::string(IsaName((*executor)->isa())), ", weights ",
-      weights->num_bytes() >> 20, " MiB, ", DescribeKvPool((*executor)->limits()));
-  BuiltEngine built = AssemblePaged(settings, *weights, threads, *std::move(executor));
-  built.description = description;
-  return built;
+  const auto name_of = [threads](const CpuExecutor& executor) {
+    return absl::StrCat("CPU, ", threads, " threads, ", std::string(IsaName(executor.isa())));
+  };
+  PagedDevice device;
+  if (settings.tensor_parallel_size > 1) {
+    auto ranks = CreateCpuRanks(options, settings.tensor_parallel_size, weights);
+    if (!ranks.ok()) return ranks.status();
+    const std::string name = name_of(static_cast<const CpuExecutor&>((*ranks)->rank(0)));
+    device = DescribeRanks<CpuExecutor>(*std::move(ranks), name);
+  } else {
+    auto executor = CpuExecutor::Create(options, weights);
+    if (!executor.ok()) return executor.status();
+    const std::string name = name_of(**executor);
+    device = Describe(*std::move(executor), name);
+  }
+  return AssemblePaged(settings, *weights, threads, std::move(device));
 }
 
 absl::StatusOr<BuiltEngine> BuildBaseline(const EngineSettings& settings, uint32_t context,
@@ -269,6 +313,11 @@ absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& asked,
         settings.max_num_seqs, ", so that every sequence can decode in a step"));
   }
   if (settings.block_size == 0) return absl::InvalidArgumentError("--block-size 0: at least 1");
+  if (settings.tensor_parallel_size != 1 && settings.engine != "paged") {
+    return absl::InvalidArgumentError(absl::StrCat("--tensor-parallel-size ",
+                                                   settings.tensor_parallel_size,
+                                                   ": the paged engine alone has ranks"));
+  }
   auto description = LoadModelDescription(settings.model_folder);
   if (!description.ok()) return description.status();
   const ModelConfig& config = description->config;

@@ -9,6 +9,7 @@ namespace {
 // Far beyond any use, and far from where sums of them would wrap.
 constexpr double kMaxNumSeqs = 1 << 16;
 constexpr double kMaxQueue = 1 << 20;
+constexpr double kMaxRanks = 64;
 constexpr double kMaxSeconds = 365 * 86'400;
 
 absl::Status CheckAddress(const char* flag, const std::string& text) {
@@ -48,6 +49,10 @@ void DeclareFlags(FlagSet& flags, WorkerFlags* f) {
             "Number of KV blocks; 0: from the size");
   flags.AddSwitch("enable-prefix-caching", &e.enable_prefix_caching,
                   "Reuse KV blocks of equal prefixes");
+  flags
+      .Add("tensor-parallel-size", &e.tensor_parallel_size,
+           "Ranks that share the model, a GPU each; the tokens are those of one")
+      ->check(NumberFrom(1, kMaxRanks));
   flags.Add("num-threads", &e.num_threads, "Kernel threads; 0: one a core");
   flags.Add("fake-step-us", &e.fake_step_us, "Microseconds a step of the fake engine takes")
       ->group("");

@@ -16,8 +16,8 @@ namespace quire {
 using NumericsParts = std::vector<std::pair<std::string, std::string>>;
 
 // The model's own share: the config fields used, the weight dtype and every tensor's digest. An
-// executor appends its own parts: recipe and sampler version, KV dtype, tensor-parallel size,
-// attention segment length.
+// executor appends its own parts: recipe and sampler version, KV dtype, attention segment
+// length. The size of a tensor-parallel group is none of them: it changes no bit.
 NumericsParts ModelNumericsParts(const Weights& weights, uint32_t num_threads);
 
 // SHA-256 over the parts, order included, as 64 hexadecimal digits. Each part is hashed with its

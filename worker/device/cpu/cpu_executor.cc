@@ -32,17 +32,17 @@ absl::Status CheckOptions(const CpuExecutorOptions& options, const ModelConfig& 
                                                    ": the model goes to ",
                                                    config.max_position_embeddings));
   }
-  return absl::OkStatus();
+  return CheckShards(config, options.shard.size);
 }
 
 absl::StatusOr<uint32_t> NumBlocks(const CpuExecutorOptions& options, const KvGeometry& geometry) {
   if (options.num_blocks > 0) return options.num_blocks;
-  const uint64_t fitting =
-      geometry.block_size == 0 ? 0 : options.kv_cache_bytes / geometry.bytes_per_block();
+  const uint64_t block_bytes = geometry.bytes_per_block() * options.shard.size;
+  const uint64_t fitting = geometry.block_size == 0 ? 0 : options.kv_cache_bytes / block_bytes;
   if (fitting == 0) {
     return absl::InvalidArgumentError(absl::StrCat("kv_cache_bytes ", options.kv_cache_bytes,
-                                                   ": not one block of ",
-                                                   geometry.bytes_per_block(), " bytes fits"));
+                                                   ": not one block of ", block_bytes,
+                                                   " bytes fits"));
   }
   return static_cast<uint32_t>(
       std::min<uint64_t>(fitting, std::numeric_limits<uint32_t>::max() / 2));
@@ -57,7 +57,7 @@ absl::StatusOr<std::unique_ptr<CpuExecutor>> CpuExecutor::Create(
   const Isa isa = options.isa ? *options.isa : FastestExactIsa();
 
   const KvGeometry geometry = {.num_layers = config.num_layers,
-                               .num_kv_heads = config.num_kv_heads,
+                               .num_kv_heads = config.num_kv_heads / options.shard.size,
                                .head_dim = config.head_dim,
                                .block_size = options.block_size,
                                .dtype = weights->dtype()};
@@ -81,7 +81,9 @@ absl::StatusOr<std::unique_ptr<CpuExecutor>> CpuExecutor::Create(
   absl::StatusOr<std::unique_ptr<CpuModel>> model =
       CpuModel::Create({.isa = isa,
                         .max_rows = limits.max_num_batched_tokens,
-                        .context_length = limits.context_length},
+                        .context_length = limits.context_length,
+                        .shard = options.shard,
+                        .group = options.group},
                        std::move(weights), *pool);
   if (!model.ok()) return model.status();
   return std::unique_ptr<CpuExecutor>(
@@ -93,6 +95,7 @@ CpuExecutor::CpuExecutor(const CpuExecutorOptions& options, const ExecutorLimits
                          KvStore kv)
     : limits_(limits),
       isa_(isa),
+      group_(options.group),
       pool_(std::move(pool)),
       model_(std::move(model)),
       kv_(std::move(kv)),
@@ -114,8 +117,7 @@ NumericsParts CpuExecutor::numerics_parts() const {
           {"sampler_version", absl::StrCat(kSamplerVersion)},
           {"compute_dtype", dtype},
           {"kv_dtype", dtype},
-          {"attention_segment_tokens", absl::StrCat(kAttentionSegment)},
-          {"tensor_parallel_size", "1"}};
+          {"attention_segment_tokens", absl::StrCat(kAttentionSegment)}};
 }
 
 absl::Status CpuExecutor::Launch(const StepPlan& plan) {
@@ -124,12 +126,15 @@ absl::Status CpuExecutor::Launch(const StepPlan& plan) {
   BuildBatch(plan);
   if (batch_.num_rows > 0) {
     model_->Prepare(batch_);
+    bool complete = true;
     pool_->Run([&](ThreadContext& context) {
-      model_->Forward(context, batch_, kv_,
-                      [&](ThreadContext& at, uint32_t index, const float* logits) {
-                        TakeLogits(at.index(), index, logits);
-                      });
+      const bool done = model_->Forward(
+          context, batch_, kv_, [&](ThreadContext& at, uint32_t index, const float* logits) {
+            TakeLogits(at.index(), index, logits);
+          });
+      if (context.index() == 0) complete = done;
     });
+    if (!complete) return group_->rendezvous().status();
   }
   BuildResult(plan);
   has_result_ = true;

@@ -13,12 +13,14 @@
 #include "absl/status/statusor.h"
 #include "scheduler/batch/step_plan.h"
 #include "worker/device/cpu/cpu_model.h"
+#include "worker/device/cpu/cpu_rank_group.h"
 #include "worker/device/cpu/gemm/isa.h"
 #include "worker/device/cpu/gemm/thread_pool.h"
 #include "worker/device/cpu/kv_store.h"
 #include "worker/device/cpu/sampler.h"
 #include "worker/device/cpu/slot_table.h"
 #include "worker/engine/model_executor.h"
+#include "worker/model/model_shard.h"
 #include "worker/model/numerics_id.h"
 #include "worker/model/weights.h"
 
@@ -30,10 +32,15 @@ struct CpuExecutorOptions {
   uint32_t max_num_batched_tokens = 2048;  // at least num_slots, so that every slot can decode
   uint32_t context_length = 0;             // 0: the model's max_position_embeddings
   uint32_t block_size = 16;                // tokens: 8 or a multiple of 16
-  // The KV cache's size: num_blocks, or where that is 0 as many blocks as fit kv_cache_bytes.
+  // The KV cache's size: num_blocks, or where that is 0 as many blocks as fit kv_cache_bytes, which
+  // are those of all ranks.
   uint32_t num_blocks = 0;
   uint64_t kv_cache_bytes = 0;
   std::optional<Isa> isa;  // empty: the fastest that passes the self-test
+  // The rank that this is. Of several, `group` is theirs and outlives the executor; all have the
+  // same options but for the rank, and the same plans at the same time (RankGroupExecutor).
+  TensorShard shard;
+  CpuRankGroup* group = nullptr;
 };
 
 // Carries out step plans on the CPU with kernels of its own: a decoder of the Llama family over a
@@ -97,6 +104,7 @@ class CpuExecutor : public ModelExecutor {
 
   const ExecutorLimits limits_;
   const Isa isa_;
+  CpuRankGroup* const group_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<CpuModel> model_;
   KvStore kv_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -35,6 +36,7 @@ class Scratch {
 
   T* row(uint64_t index) const { return data() + index * cols_; }
   T* data() const { return reinterpret_cast<T*>(buffer_.data()); }
+  uint64_t cols() const { return cols_; }
 
  private:
   Scratch(AlignedBuffer buffer, uint64_t cols) : buffer_(std::move(buffer)), cols_(cols) {}
@@ -73,17 +75,17 @@ class TypedCpuModel : public CpuModel {
     make(rows, config_.hidden_size, &hidden_);
     make(rows, config_.hidden_size, &normed_);
     make(rows, config_.hidden_size, &delta_);
-    make(rows, config_.q_size() + 2 * config_.kv_size(), &qkv_);
+    make(rows, sizes_.q_size + 2 * sizes_.kv_size, &qkv_);
     make(rows, config_.q_size(), &attended_);
-    make(rows, 2 * config_.intermediate_size, &gate_up_);
+    make(rows, 2 * sizes_.intermediate_size, &gate_up_);
     make(rows, config_.intermediate_size, &activated_);
-    make(logits_rows, config_.vocab_size, &logits_);
+    make(logits_rows, uint64_t{sizes_.vocab_part} * options_.shard.size, &logits_);
     return status;
   }
 
   uint64_t weight_bytes() const override { return model_.bytes(); }
 
-  void Forward(ThreadContext& context, const ForwardBatch& batch, const KvStore& kv,
+  bool Forward(ThreadContext& context, const ForwardBatch& batch, const KvStore& kv,
                LogitsSink sink) override {
     Embed(context, batch);
     for (uint32_t layer = 0; layer < config_.num_layers; ++layer) {
@@ -93,25 +95,27 @@ class TypedCpuModel : public CpuModel {
       AddAndNorm(context, batch.num_rows, layer > 0, weights.input_norm,
                  layer > 0 ? NumericFault::kMlp : NumericFault::kEmbedding);
       context.Barrier();
-      Linear(context, batch.num_rows, normed_, weights.qkv, weights.qkv_bias, qkv_);
+      Linear(context, batch.num_rows, normed_, weights.qkv, weights.qkv_bias, qkv_, 0);
       context.Barrier();
       RotateAndStore(context, batch, layer, kv);
       context.Barrier();
       Attend(context, batch, layer, kv);
-      context.Barrier();
-      Linear(context, batch.num_rows, attended_, weights.o, weights.o_bias, delta_);
-      context.Barrier();
+      if (!Complete(context, batch.num_rows, attended_, sizes_.q_size)) return false;
+      Linear(context, batch.num_rows, attended_, weights.o, weights.o_bias, delta_,
+             FirstOf(sizes_.hidden_size));
+      if (!Complete(context, batch.num_rows, delta_, sizes_.hidden_size)) return false;
       AddAndNorm(context, batch.num_rows, true, weights.post_attention_norm,
                  NumericFault::kAttention);
       context.Barrier();
-      Linear(context, batch.num_rows, normed_, weights.gate_up, weights.gate_up_bias, gate_up_);
+      Linear(context, batch.num_rows, normed_, weights.gate_up, weights.gate_up_bias, gate_up_, 0);
       context.Barrier();
       Activate(context, batch.num_rows);
-      context.Barrier();
-      Linear(context, batch.num_rows, activated_, weights.down, weights.down_bias, delta_);
+      if (!Complete(context, batch.num_rows, activated_, sizes_.intermediate_size)) return false;
+      Linear(context, batch.num_rows, activated_, weights.down, weights.down_bias, delta_,
+             FirstOf(sizes_.hidden_size));
+      if (!Complete(context, batch.num_rows, delta_, sizes_.hidden_size)) return false;
     }
-    context.Barrier();
-    Logits(context, batch, sink);
+    return Logits(context, batch, sink);
   }
 
  private:
@@ -125,11 +129,30 @@ class TypedCpuModel : public CpuModel {
     });
   }
 
+  // Where this rank's part of a row begins whose parts have `part` elements.
+  uint32_t FirstOf(uint32_t part) const { return options_.shard.rank * part; }
+
+  // Waits until the rows are written, and has the other ranks' parts of them. False: the group was
+  // aborted.
+  template <typename E>
+  bool Complete(ThreadContext& context, uint32_t num_rows, const Scratch<E>& rows, uint32_t part) {
+    if (options_.shard.size == 1) {
+      context.Barrier();
+      return true;
+    }
+    return options_.group->Gather(
+        context, options_.shard.rank,
+        {reinterpret_cast<std::byte*>(rows.data()), num_rows, part * sizeof(E)});
+  }
+
+  // The products become the columns of y from `first` on.
   void Linear(ThreadContext& context, uint32_t num_rows, const Scratch<T>& x,
-              const PackedWeights& weights, const std::vector<float>& bias, const Scratch<T>& y) {
+              const PackedWeights& weights, const std::vector<float>& bias, const Scratch<T>& y,
+              uint32_t first) {
     GemmOptions options;
     if (!bias.empty()) options.bias = bias.data();
-    Gemm(context, options_.isa, num_rows, x.data(), weights, y.data(), options);
+    options.y_stride = static_cast<int64_t>(y.cols());
+    Gemm(context, options_.isa, num_rows, x.data(), weights, y.data() + first, options);
   }
 
   // hidden += delta, if asked; normed = norm(hidden).
@@ -154,7 +177,7 @@ class TypedCpuModel : public CpuModel {
   // their blocks.
   void RotateAndStore(ThreadContext& context, const ForwardBatch& batch, uint32_t layer,
                       const KvStore& kv) {
-    const int64_t num_heads = config_.num_heads + config_.num_kv_heads;
+    const int64_t num_heads = sizes_.num_heads + sizes_.num_kv_heads;
     context.ForEachChunk(batch.num_rows * num_heads, kMinHeads, [&](int64_t begin, int64_t end) {
       int64_t row = begin / num_heads;
       uint32_t head = static_cast<uint32_t>(begin % num_heads);
@@ -174,7 +197,7 @@ class TypedCpuModel : public CpuModel {
     const int head_dim = static_cast<int>(config_.head_dim);
     const ForwardRun& run = batch.runs[run_of_row_[row]];
     const uint32_t position = run.first_position + static_cast<uint32_t>(row - run.first_row);
-    const bool is_key = head >= config_.num_heads;
+    const bool is_key = head >= sizes_.num_heads;
     T* data = qkv_.row(row) + static_cast<size_t>(head) * head_dim;
     const std::vector<T>& norm = is_key ? weights.k_norm : weights.q_norm;
     if (!norm.empty()) {
@@ -185,12 +208,12 @@ class TypedCpuModel : public CpuModel {
                   static_cast<int>(rope_.half));
     if (!is_key) return;
 
-    const uint32_t kv_head = head - config_.num_heads;
+    const uint32_t kv_head = head - sizes_.num_heads;
     const uint32_t block_size = kv.geometry().block_size;
     const size_t block = run.blocks[position / block_size] * kv.block_stride();
     const uint32_t offset = position % block_size;
     kernels_.store_key(data, head_dim, block_size, offset, kv.keys<T>(layer, kv_head) + block);
-    const T* value = data + config_.kv_size();
+    const T* value = data + sizes_.kv_size;
     std::copy_n(value, head_dim,
                 kv.values<T>(layer, kv_head) + block + static_cast<size_t>(offset) * head_dim);
   }
@@ -199,7 +222,7 @@ class TypedCpuModel : public CpuModel {
               const KvStore& kv) {
     const uint32_t group = config_.num_heads / config_.num_kv_heads;
     const uint32_t tiles_per_group = (group + heads_per_tile_ - 1) / heads_per_tile_;
-    const int64_t tiles_per_unit = static_cast<int64_t>(config_.num_kv_heads) * tiles_per_group;
+    const int64_t tiles_per_unit = static_cast<int64_t>(sizes_.num_kv_heads) * tiles_per_group;
     context.ForEachChunk(
         static_cast<int64_t>(units_.size()) * tiles_per_unit, 1, [&](int64_t begin, int64_t end) {
           for (int64_t item = begin; item < end; ++item) {
@@ -229,7 +252,8 @@ class TypedCpuModel : public CpuModel {
       for (uint32_t head = first_head; head < first_head + num_heads; ++head) {
         const int r = tile.num_rows++;
         tile.queries[r] = qkv_.row(row) + static_cast<size_t>(head) * config_.head_dim;
-        tile.outputs[r] = attended_.row(row) + static_cast<size_t>(head) * config_.head_dim;
+        tile.outputs[r] = attended_.row(row) + FirstOf(sizes_.q_size) +
+                          static_cast<size_t>(head) * config_.head_dim;
         tile.end_key[r] = position + 1;
         const uint32_t window = config_.sliding_window.value_or(tile.end_key[r]);
         tile.first_key[r] = tile.end_key[r] > window ? tile.end_key[r] - window : 0;
@@ -239,15 +263,16 @@ class TypedCpuModel : public CpuModel {
   }
 
   void Activate(ThreadContext& context, uint32_t num_rows) {
-    const int size = static_cast<int>(config_.intermediate_size);
+    const int size = static_cast<int>(sizes_.intermediate_size);
     context.ForEachChunk(num_rows, 1, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
-        kernels_.silu_mul(gate_up_.row(row), gate_up_.row(row) + size, size, activated_.row(row));
+        kernels_.silu_mul(gate_up_.row(row), gate_up_.row(row) + size, size,
+                          activated_.row(row) + FirstOf(sizes_.intermediate_size));
       }
     });
   }
 
-  void Logits(ThreadContext& context, const ForwardBatch& batch, LogitsSink sink) {
+  bool Logits(ThreadContext& context, const ForwardBatch& batch, LogitsSink sink) {
     const uint32_t total = static_cast<uint32_t>(batch.logits_rows.size());
     for (uint32_t first = 0; first < total; first += kMaxLogitsRows) {
       const uint32_t count = std::min(kMaxLogitsRows, total - first);
@@ -258,8 +283,11 @@ class TypedCpuModel : public CpuModel {
         }
       });
       context.Barrier();
-      Gemm(context, options_.isa, count, normed_.data(), model_.lm_head, logits_.data());
-      context.Barrier();
+      GemmOptions options;
+      options.y_stride = static_cast<int64_t>(logits_.cols());
+      Gemm(context, options_.isa, count, normed_.data(), model_.lm_head,
+           logits_.data() + FirstOf(sizes_.vocab_part), options);
+      if (!Complete(context, count, logits_, sizes_.vocab_part)) return false;
       context.ForEachChunk(count, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           sink(context, first + static_cast<uint32_t>(i), logits_.row(i));
@@ -267,6 +295,7 @@ class TypedCpuModel : public CpuModel {
       });
       context.Barrier();
     }
+    return true;
   }
 
   const TypedKernels<T>& kernels_;
@@ -288,7 +317,7 @@ absl::StatusOr<std::unique_ptr<CpuModel>> CreateTyped(const CpuModel::Options& o
                                                       std::shared_ptr<const Weights> weights,
                                                       ThreadPool& pool) {
   const ModelConfig config = weights->config();
-  absl::StatusOr<PackedModel<T>> packed = PackModel<T>(std::move(weights), pool);
+  absl::StatusOr<PackedModel<T>> packed = PackModel<T>(std::move(weights), options.shard, pool);
   if (!packed.ok()) return packed.status();
   auto model = std::make_unique<TypedCpuModel<T>>(options, config, *std::move(packed));
   if (absl::Status status = model->Allocate(); !status.ok()) return status;
@@ -298,7 +327,7 @@ absl::StatusOr<std::unique_ptr<CpuModel>> CreateTyped(const CpuModel::Options& o
 }  // namespace
 
 CpuModel::CpuModel(const Options& options, const ModelConfig& config)
-    : options_(options), config_(config) {
+    : options_(options), config_(config), sizes_(SizesOf(config, options.shard)) {
   const uint32_t group = config.num_heads / config.num_kv_heads;
   heads_per_tile_ = std::min<uint32_t>(group, kAttentionRows);
   positions_per_tile_ = kAttentionRows / heads_per_tile_;

@@ -8,9 +8,11 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "scheduler/batch/step_plan.h"
+#include "worker/device/cpu/cpu_rank_group.h"
 #include "worker/device/cpu/gemm/isa.h"
 #include "worker/device/cpu/gemm/thread_pool.h"
 #include "worker/device/cpu/kv_store.h"
+#include "worker/model/model_shard.h"
 #include "worker/model/weights.h"
 
 namespace quire {
@@ -50,6 +52,9 @@ class CpuModel {
     Isa isa = Isa::kPortable;
     uint32_t max_rows = 0;        // of a batch
     uint32_t context_length = 0;  // positions are below it
+    // The rank that this is. Of several, `group` is theirs and outlives the model.
+    TensorShard shard;
+    CpuRankGroup* group = nullptr;
   };
 
   // Packs the weights with the pool's threads. UNIMPLEMENTED: weights that are neither fp32 nor
@@ -66,8 +71,9 @@ class CpuModel {
 
   // Computes a batch: writes keys and values of all rows into `kv`, hands logits to `sink`. To be
   // called by all threads of a region with the same arguments, after one of them called Prepare
-  // outside of it.
-  virtual void Forward(ThreadContext& context, const ForwardBatch& batch, const KvStore& kv,
+  // outside of it. Of a rank of several it is called by all of them, with the same batch; false:
+  // their group was aborted, and the results mean nothing.
+  virtual bool Forward(ThreadContext& context, const ForwardBatch& batch, const KvStore& kv,
                        LogitsSink sink) = 0;
 
   // REQUIRES: batch.num_rows <= max_rows.
@@ -92,6 +98,7 @@ class CpuModel {
 
   const Options options_;
   const ModelConfig config_;
+  const ShardSizes sizes_;       // this rank's outputs
   uint32_t heads_per_tile_ = 1;  // query heads of one KV head that share a tile
   uint32_t positions_per_tile_ = 1;
   std::vector<uint32_t> run_of_row_;

@@ -84,7 +84,9 @@ uint64_t PackedModel<T>::bytes() const {
 }
 
 template <typename T>
-absl::StatusOr<PackedModel<T>> PackModel(std::shared_ptr<const Weights> weights, ThreadPool& pool) {
+absl::StatusOr<PackedModel<T>> PackModel(std::shared_ptr<const Weights> weights,
+                                         const TensorShard& shard, ThreadPool& pool) {
+  const ShardWeights part = SliceWeights(*weights, shard);
   PackedModel<T> model;
   absl::Status status;
   const auto stack = [&](std::initializer_list<const WeightView*> views, PackedWeights* out) {
@@ -96,9 +98,9 @@ absl::StatusOr<PackedModel<T>> PackModel(std::shared_ptr<const Weights> weights,
       status = packed.status();
     }
   };
-  model.layers.resize(weights->layers().size());
+  model.layers.resize(part.layers.size());
   for (size_t i = 0; i < model.layers.size(); ++i) {
-    const LayerWeights& from = weights->layers()[i];
+    const LayerWeights& from = part.layers[i];
     PackedLayer<T>& to = model.layers[i];
     to.input_norm = CopyVector<T>(from.input_norm);
     to.q_norm = CopyVector<T>(from.q_norm);
@@ -113,11 +115,11 @@ absl::StatusOr<PackedModel<T>> PackModel(std::shared_ptr<const Weights> weights,
     to.gate_up_bias = StackBiases<T>({&from.gate_bias, &from.up_bias});
     to.down_bias = StackBiases<T>({&from.down_bias});
   }
-  model.final_norm = CopyVector<T>(weights->final_norm());
-  stack({&weights->lm_head()}, &model.lm_head);
+  model.final_norm = CopyVector<T>(part.final_norm);
+  stack({&part.lm_head}, &model.lm_head);
   if (!status.ok()) return status;
-  if (weights->lm_head().data != weights->embedding().data) {
-    model.embedding = Data<T>(weights->embedding());
+  if (!part.has_tied_lm_head || shard.size > 1) {
+    model.embedding = Data<T>(part.embedding);
     model.weights = std::move(weights);
   }
   return model;
@@ -126,8 +128,8 @@ absl::StatusOr<PackedModel<T>> PackModel(std::shared_ptr<const Weights> weights,
 template struct PackedModel<float>;
 template struct PackedModel<Bf16>;
 template absl::StatusOr<PackedModel<float>> PackModel<float>(std::shared_ptr<const Weights>,
-                                                             ThreadPool&);
+                                                             const TensorShard&, ThreadPool&);
 template absl::StatusOr<PackedModel<Bf16>> PackModel<Bf16>(std::shared_ptr<const Weights>,
-                                                           ThreadPool&);
+                                                           const TensorShard&, ThreadPool&);
 
 }  // namespace quire

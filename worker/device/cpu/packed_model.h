@@ -8,12 +8,14 @@
 #include "absl/status/statusor.h"
 #include "worker/device/cpu/gemm/packed_weights.h"
 #include "worker/device/cpu/gemm/thread_pool.h"
+#include "worker/model/model_shard.h"
 #include "worker/model/weights.h"
 
 namespace quire {
 
 // A layer's weights as the CPU computes with them: projections that read the same input are one
-// matrix. T is float or Bf16.
+// matrix. T is float or Bf16. Of a rank of several, outputs are its own: ShardSizes
+// (model_shard.h).
 template <typename T>
 struct PackedLayer {
   std::vector<T> input_norm;           // [hidden]
@@ -34,7 +36,8 @@ struct PackedModel {
   std::vector<PackedLayer<T>> layers;
   std::vector<T> final_norm;  // [hidden]
   PackedWeights lm_head;      // [vocabulary, hidden]
-  // The embedding as it was loaded, kept alive by `weights`; null when it is lm_head's matrix.
+  // The embedding as it was loaded, kept alive by `weights`; null when it is lm_head's matrix,
+  // whole.
   std::shared_ptr<const Weights> weights;
   const T* embedding = nullptr;  // [vocabulary, hidden]
 
@@ -42,10 +45,11 @@ struct PackedModel {
   uint64_t bytes() const;  // of all packed matrices
 };
 
-// Packs with all threads of the pool. RESOURCE_EXHAUSTED: memory. REQUIRES: the weights' dtype is
-// T's.
+// Packs a rank's part with all threads of the pool. RESOURCE_EXHAUSTED: memory. REQUIRES: the
+// weights' dtype is T's.
 template <typename T>
-absl::StatusOr<PackedModel<T>> PackModel(std::shared_ptr<const Weights> weights, ThreadPool& pool);
+absl::StatusOr<PackedModel<T>> PackModel(std::shared_ptr<const Weights> weights,
+                                         const TensorShard& shard, ThreadPool& pool);
 
 }  // namespace quire
 

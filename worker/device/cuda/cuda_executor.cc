@@ -62,7 +62,7 @@ absl::Status CheckOptions(const CudaExecutorOptions& options, const ModelConfig&
                                                    options.gpu_memory_utilization,
                                                    ": above 0 and at most 1 is needed"));
   }
-  return absl::OkStatus();
+  return CheckShards(config, options.shard.size);
 }
 
 // Rows that a decoding step of so many runs has: a step replays the smallest graph that holds it.
@@ -116,6 +116,11 @@ absl::Status CudaExecutor::Start(const Weights& weights, const Progress& progres
   if (!stream.ok()) return stream.status();
   stream_ = *std::move(stream);
 
+  if (options_.group != nullptr) {
+    if (absl::Status status = options_.group->Join(options_.shard.rank); !status.ok()) {
+      return status;
+    }
+  }
   if (absl::Status status = MakeModel(weights); !status.ok()) return status;
   if (progress) {
     progress(absl::StrCat("weights on the device, ", Gib(model_->weight_bytes()),
@@ -124,6 +129,8 @@ absl::Status CudaExecutor::Start(const Weights& weights, const Progress& progres
                           " library algorithms gave the reference's bits"));
   }
   if (absl::Status status = AllocateSteps(); !status.ok()) return status;
+  // Steps make the devices wait for each other, which a rank that has failed so far would not join.
+  if (absl::Status status = MeetRanks(); !status.ok()) return status;
   if (options_.use_graphs) {
     if (absl::Status status = CaptureGraphs(progress); !status.ok()) return status;
   }
@@ -154,6 +161,8 @@ absl::Status CudaExecutor::MakeModel(const Weights& weights) {
   options.context_length = limits_.context_length;
   options.block_size = options_.block_size;
   options.max_parts = max_parts_;
+  options.shard = options_.shard;
+  options.group = options_.group;
   auto model = cuda::CudaModel::Create(options, weights, stream_.get());
   if (!model.ok()) return model.status();
   model_ = *std::move(model);
@@ -187,8 +196,8 @@ absl::Status CudaExecutor::AllocateSteps() {
   builder.context_length = limits_.context_length;
   builder.block_size = limits_.block_size;
   builder.num_blocks = limits_.num_blocks;
-  builder.num_heads = config_.num_heads;
-  builder.num_kv_heads = config_.num_kv_heads;
+  builder.num_heads = config_.num_heads / options_.shard.size;
+  builder.num_kv_heads = config_.num_kv_heads / options_.shard.size;
   builder.attention_blocks = model_->attention_blocks();
   builder.max_parts = max_parts_;
   builder_ = std::make_unique<cuda::StepBuilder>(builder);
@@ -209,7 +218,7 @@ absl::StatusOr<uint32_t> CudaExecutor::NumBlocks() {
     return CudaStatus(error, "cudaMemGetInfo");
   }
   memory_.free = free;
-  uint64_t bytes = options_.kv_cache_bytes;
+  uint64_t bytes = options_.kv_cache_bytes / options_.shard.size;
   std::string bound = "kv_cache_bytes allow ";
   if (bytes == 0) {
     const uint64_t allowed =
@@ -219,14 +228,32 @@ absl::StatusOr<uint32_t> CudaExecutor::NumBlocks() {
     bound = absl::StrCat("gpu_memory_utilization ", options_.gpu_memory_utilization, " leaves ");
   }
   // One sequence at full length must fit, or it would never be served.
-  const uint64_t least = CeilDiv(limits_.context_length, options_.block_size);
-  if (bytes / block_bytes < least) {
+  const uint64_t needed = CeilDiv(limits_.context_length, options_.block_size);
+  if (bytes / block_bytes < needed) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "the KV pool: a sequence of ", limits_.context_length, " tokens needs ",
-        Gib(least * block_bytes), ", and ", bound, Gib(bytes), "; memory ", Describe(memory_)));
+        Gib(needed * block_bytes), ", and ", bound, Gib(bytes), "; memory ", Describe(memory_)));
   }
-  return static_cast<uint32_t>(
-      std::min<uint64_t>(bytes / block_bytes, std::numeric_limits<int32_t>::max()));
+  const uint64_t fitting =
+      std::min<uint64_t>(bytes / block_bytes, std::numeric_limits<int32_t>::max());
+  if (options_.group == nullptr) return static_cast<uint32_t>(fitting);
+  // All ranks have the same blocks.
+  const absl::StatusOr<uint64_t> least = options_.group->rendezvous().Least(fitting);
+  if (!least.ok()) return least.status();
+  return static_cast<uint32_t>(*least);
+}
+
+absl::Status CudaExecutor::MeetRanks() {
+  return options_.group == nullptr ? absl::OkStatus() : options_.group->rendezvous().Arrive();
+}
+
+absl::Status CudaExecutor::StepError(cudaError_t error, absl::string_view what) const {
+  if (options_.group != nullptr) {
+    if (absl::Status status = options_.group->Check(options_.shard.rank); !status.ok()) {
+      return status;
+    }
+  }
+  return CudaStatus(error, what);
 }
 
 absl::Status CudaExecutor::CaptureGraphs(const Progress& progress) {
@@ -274,7 +301,7 @@ absl::StatusOr<cuda::Graph> CudaExecutor::Capture(uint32_t num_rows) {
   nothing.Pad(num_rows, num_rows);
   absl::StatusOr<DeviceStepInputs> uploaded = uploader_.Upload(nothing, stream_.get());
   if (!uploaded.ok()) return uploaded.status();
-  if (cudaError_t error = enqueue(); error != cudaSuccess) return CudaStatus(error, what);
+  if (cudaError_t error = enqueue(); error != cudaSuccess) return StepError(error, what);
   if (absl::Status status = stream_.Synchronize(what); !status.ok()) return status;
   return cuda::Graph::Capture(stream_.get(), what, enqueue);
 }
@@ -290,8 +317,7 @@ NumericsParts CudaExecutor::numerics_parts() const {
           {"compute_dtype", dtype},
           {"kv_dtype", dtype},
           {"attention_segment_tokens", absl::StrCat(kAttentionSegment)},
-          {"attention_tile_tokens", absl::StrCat(cuda::kAttentionTile)},
-          {"tensor_parallel_size", "1"}};
+          {"attention_tile_tokens", absl::StrCat(cuda::kAttentionTile)}};
 }
 
 absl::Status CudaExecutor::Launch(const StepPlan& plan) {
@@ -365,7 +391,7 @@ absl::Status CudaExecutor::EnqueueRows(const DeviceStepInputs& at, const StepGra
     if (!status.ok()) return status;
   }
   if (error == cudaSuccess) return absl::OkStatus();
-  return CudaStatus(error, absl::StrCat("a step of ", record.num_rows, " rows"));
+  return StepError(error, absl::StrCat("a step of ", record.num_rows, " rows"));
 }
 
 absl::Status CudaExecutor::EnqueueSampling(const DeviceStepInputs& at, uint32_t first,
@@ -405,6 +431,12 @@ absl::Status CudaExecutor::Collect(StepResult* result) {
   }
   const cuda::PendingStep& pending = pending_[first_pending_];
   if (absl::Status status = pending.Wait(); !status.ok()) return status;
+  if (options_.group != nullptr) {
+    // Results of a step that was ended, not finished, mean nothing.
+    if (absl::Status status = options_.group->Check(options_.shard.rank); !status.ok()) {
+      return status;
+    }
+  }
   pending.Read(config_.vocab_size, result);
   first_pending_ = (first_pending_ + 1) % kMaxStepsInFlight;
   --num_pending_;
@@ -412,6 +444,7 @@ absl::Status CudaExecutor::Collect(StepResult* result) {
 }
 
 void CudaExecutor::FillWithNanForTest(BlockId block) {
+  cudaSetDevice(options_.device);
   const uint64_t layer_bytes = model_->kv_bytes() / config_.num_layers;
   const uint64_t block_bytes = layer_bytes / limits_.num_blocks;
   for (uint32_t layer = 0; layer < config_.num_layers; ++layer) {

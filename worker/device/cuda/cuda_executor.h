@@ -9,14 +9,17 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "scheduler/batch/step_plan.h"
 #include "worker/device/cuda/cuda_model.h"
+#include "worker/device/cuda/cuda_rank_group.h"
 #include "worker/device/cuda/cuda_slots.h"
 #include "worker/device/cuda/device_memory.h"
 #include "worker/device/cuda/step_builder.h"
 #include "worker/device/cuda/step_inputs.h"
 #include "worker/device/cuda/step_results.h"
 #include "worker/engine/model_executor.h"
+#include "worker/model/model_shard.h"
 #include "worker/model/numerics_id.h"
 #include "worker/model/weights.h"
 
@@ -28,13 +31,18 @@ struct CudaExecutorOptions {
   uint32_t max_num_batched_tokens = 8192;  // at least num_slots, so that every slot can decode
   uint32_t context_length = 0;             // 0: the model's max_position_embeddings
   uint32_t block_size = 16;                // tokens: a multiple of 16 that divides 128
-  // The KV pool's size: num_blocks; where that is 0, as many blocks as fit kv_cache_bytes; where
-  // that is 0, what gpu_memory_utilization of the device's memory leaves.
+  // The KV pool's size: num_blocks; where that is 0, as many blocks as fit kv_cache_bytes, which
+  // are those of all ranks; where that is 0, what gpu_memory_utilization of the device's memory
+  // leaves.
   uint32_t num_blocks = 0;
   uint64_t kv_cache_bytes = 0;
   double gpu_memory_utilization = 0.9;
   // Replays decoding steps as captured graphs. Off: every kernel is launched by itself; for tests.
   bool use_graphs = true;
+  // The rank that this is. Of several, `group` is theirs and outlives the executor; all have the
+  // same options but for rank and device, and the same plans (RankGroupExecutor, cuda_ranks.h).
+  TensorShard shard;
+  CudaRankGroup* group = nullptr;
 };
 
 // What the device's memory holds, in bytes.
@@ -95,6 +103,10 @@ class CudaExecutor : public ModelExecutor {
   absl::Status MakeModel(const Weights& weights);
   absl::Status AllocateSteps();
   absl::StatusOr<uint32_t> NumBlocks();
+  // Where the ranks wait for each other. An error: that of any of them.
+  absl::Status MeetRanks();
+  // What is known of an error that a step met.
+  absl::Status StepError(cudaError_t error, absl::string_view what) const;
   absl::Status CaptureGraphs(const Progress& progress);
   absl::StatusOr<cuda::Graph> Capture(uint32_t num_rows);
 

@@ -53,7 +53,7 @@ absl::StatusOr<DeviceBuffer> UploadFloats(const std::vector<float>& values, cons
 }  // namespace
 
 CudaModel::CudaModel(const Options& options, const ModelConfig& config, DType dtype)
-    : options_(options), config_(config), dtype_(dtype) {}
+    : options_(options), config_(config), sizes_(SizesOf(config, options.shard)), dtype_(dtype) {}
 
 absl::StatusOr<std::unique_ptr<CudaModel>> CudaModel::Create(const Options& options,
                                                              const Weights& weights,
@@ -64,11 +64,14 @@ absl::StatusOr<std::unique_ptr<CudaModel>> CudaModel::Create(const Options& opti
                      ": the CUDA executor computes in float32 or bfloat16"));
   }
   if (absl::Status status = CheckShape(weights.config()); !status.ok()) return status;
+  if (absl::Status status = CheckShards(weights.config(), options.shard.size); !status.ok()) {
+    return status;
+  }
   std::unique_ptr<CudaModel> model(new CudaModel(options, weights.config(), weights.dtype()));
   absl::StatusOr<std::unique_ptr<MatrixLibrary>> library = MatrixLibrary::Create();
   if (!library.ok()) return library.status();
   model->library_ = *std::move(library);
-  absl::StatusOr<DeviceWeights> uploaded = UploadWeights(weights);
+  absl::StatusOr<DeviceWeights> uploaded = UploadWeights(weights, options.shard);
   if (!uploaded.ok()) return uploaded.status();
   model->weights_ = *std::move(uploaded);
   if (absl::Status status = model->Allocate(); !status.ok()) return status;
@@ -97,17 +100,24 @@ absl::Status CudaModel::Allocate() {
   make(rows, config_.hidden_size, element, "the residual stream", &hidden_);
   make(rows, config_.hidden_size, element, "normed rows", &normed_);
   make(rows, config_.hidden_size, element, "block outputs", &delta_);
-  make(rows, config_.q_size() + 2 * config_.kv_size(), element, "queries, keys, values", &qkv_);
+  make(rows, sizes_.q_size + 2 * sizes_.kv_size, element, "queries, keys, values", &qkv_);
   make(rows, config_.q_size(), element, "attention outputs", &attended_);
-  make(rows, 2 * uint64_t{config_.intermediate_size}, element, "gate and up", &gate_up_);
+  make(rows, 2 * uint64_t{sizes_.intermediate_size}, element, "gate and up", &gate_up_);
   make(rows, config_.intermediate_size, element, "activations", &activated_);
   make(logits_rows, config_.hidden_size, element, "final rows", &final_);
   make(logits_rows, config_.vocab_size, sizeof(float), "logits", &logits_);
   make(rows, 1, sizeof(uint8_t), "faults", &faults_);
-  make(std::max(1u, options_.max_parts), PartialFloats(config_.num_heads, config_.head_dim),
+  make(std::max(1u, options_.max_parts), PartialFloats(sizes_.num_heads, config_.head_dim),
        sizeof(float), "attention's partial results", &partials_);
-  make(std::max(1u, options_.max_parts), config_.num_kv_heads, sizeof(uint32_t),
+  make(std::max(1u, options_.max_parts), sizes_.num_kv_heads, sizeof(uint32_t),
        "attention's arrivals", &arrivals_);
+  if (options_.group != nullptr) {
+    const uint64_t widest =
+        std::max({sizes_.q_size, sizes_.hidden_size, sizes_.intermediate_size}) * element;
+    const uint64_t bytes = std::max(rows * widest, logits_rows * sizes_.vocab_part * sizeof(float));
+    make(bytes, 1, 1, "a rank's part", &part_);
+    make(bytes, options_.shard.size, 1, "all ranks' parts", &parts_);
+  }
   if (!status.ok()) return status;
 
   RopeTables rope = ComputeRopeTables(config_.rope, config_.head_dim, options_.context_length);
@@ -161,27 +171,27 @@ absl::Status CudaModel::MakeLinears(cudaStream_t stream) {
   SkinnyPairing heads;
   if (!config_.qk_norm) {
     heads.half = config_.head_dim / 2;
-    heads.num_groups = config_.num_heads + 2 * config_.num_kv_heads;
+    heads.num_groups = sizes_.num_heads + 2 * sizes_.num_kv_heads;
   }
   SkinnyPairing gates;
-  gates.half = config_.intermediate_size;
+  gates.half = sizes_.intermediate_size;
   absl::Status status =
-      make_all(config_.q_size() + 2 * config_.kv_size(), config_.hidden_size, &DeviceLayer::qkv,
+      make_all(sizes_.q_size + 2 * sizes_.kv_size, config_.hidden_size, &DeviceLayer::qkv,
                &DeviceLayer::qkv_bias, normed_, heads, &Layer::qkv);
   if (!status.ok()) return status;
-  status = make_all(config_.hidden_size, config_.q_size(), &DeviceLayer::o, &DeviceLayer::o_bias,
+  status = make_all(sizes_.hidden_size, config_.q_size(), &DeviceLayer::o, &DeviceLayer::o_bias,
                     attended_, {}, &Layer::o);
   if (!status.ok()) return status;
-  status = make_all(2 * config_.intermediate_size, config_.hidden_size, &DeviceLayer::gate_up,
+  status = make_all(2 * sizes_.intermediate_size, config_.hidden_size, &DeviceLayer::gate_up,
                     &DeviceLayer::gate_up_bias, normed_, gates, &Layer::gate_up);
   if (!status.ok()) return status;
-  status = make_all(config_.hidden_size, config_.intermediate_size, &DeviceLayer::down,
+  status = make_all(sizes_.hidden_size, config_.intermediate_size, &DeviceLayer::down,
                     &DeviceLayer::down_bias, activated_, {}, &Layer::down);
   if (!status.ok()) return status;
 
   LinearShape::Spec spec;
   spec.dtype = dtype_;
-  spec.n = config_.vocab_size;
+  spec.n = sizes_.vocab_size;
   spec.k = config_.hidden_size;
   spec.fp32_output = true;
   spec.max_rows = std::min(options_.max_rows, kMaxLogitsRows);
@@ -199,8 +209,7 @@ absl::Status CudaModel::MakeLinears(cudaStream_t stream) {
 }
 
 uint64_t CudaModel::kv_bytes_per_block() const {
-  return uint64_t{2} * config_.num_layers * config_.kv_size() * SizeOf(dtype_) *
-         options_.block_size;
+  return uint64_t{2} * config_.num_layers * sizes_.kv_size * SizeOf(dtype_) * options_.block_size;
 }
 
 absl::Status CudaModel::AllocateKv(uint32_t num_blocks) {
@@ -221,7 +230,7 @@ uint64_t CudaModel::scratch_bytes() const {
   uint64_t sum = library_->workspace_bytes();
   for (const DeviceBuffer* buffer :
        {&hidden_, &normed_, &delta_, &qkv_, &attended_, &gate_up_, &activated_, &final_, &logits_,
-        &faults_, &rope_cos_, &rope_sin_, &partials_, &arrivals_}) {
+        &faults_, &rope_cos_, &rope_sin_, &partials_, &arrivals_, &part_, &parts_}) {
     sum += buffer->size();
   }
   return sum;
@@ -231,15 +240,15 @@ AttentionArgs CudaModel::AttentionOf(uint32_t layer, const ForwardBatch& batch,
                                      const SlotPointers& slots) const {
   AttentionArgs args;
   args.dtype = dtype_;
-  args.num_heads = config_.num_heads;
-  args.num_kv_heads = config_.num_kv_heads;
+  args.num_heads = sizes_.num_heads;
+  args.num_kv_heads = sizes_.num_kv_heads;
   args.head_dim = config_.head_dim;
   args.block_size = options_.block_size;
   args.sliding_window = config_.sliding_window.value_or(0);
   args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
   args.queries = qkv_.data();
-  args.query_stride = config_.q_size() + 2 * config_.kv_size();
-  args.outputs = attended_.data();
+  args.query_stride = sizes_.q_size + 2 * sizes_.kv_size;
+  args.outputs = PartOf(attended_);
   args.kv = kv_.data() == nullptr ? nullptr : layer_kv(layer);
   args.row_slots = batch.row_slots;
   args.row_positions = batch.row_positions;
@@ -248,6 +257,27 @@ AttentionArgs CudaModel::AttentionOf(uint32_t layer, const ForwardBatch& batch,
   args.partials = static_cast<float*>(partials_.data());
   args.arrivals = static_cast<uint32_t*>(arrivals_.data());
   return args;
+}
+
+void* CudaModel::PartOf(const DeviceBuffer& whole) const {
+  return options_.group == nullptr ? whole.data() : part_.data();
+}
+
+cudaError_t CudaModel::CompleteRows(uint32_t num_rows, uint32_t part, uint32_t width, DType dtype,
+                                    const DeviceBuffer& whole, cudaStream_t stream) {
+  if (options_.group == nullptr) return cudaSuccess;
+  const cudaError_t error =
+      options_.group->AllGather(options_.shard.rank, part_.data(),
+                                size_t{num_rows} * part * SizeOf(dtype), parts_.data(), stream);
+  if (error != cudaSuccess) return error;
+  JoinPartsArgs args;
+  args.dtype = dtype;
+  args.num_rows = num_rows;
+  args.width = width;
+  args.part = part;
+  args.parts = parts_.data();
+  args.out = whole.data();
+  return JoinParts(args, stream);
 }
 
 cudaError_t CudaModel::AddAndNorm(uint32_t num_rows, bool adds, const void* weight, uint8_t stage,
@@ -271,8 +301,8 @@ RotateStoreArgs CudaModel::RotateStoreOf(uint32_t layer, const ForwardBatch& bat
   RotateStoreArgs args;
   args.dtype = dtype_;
   args.num_rows = batch.num_rows;
-  args.num_heads = config_.num_heads;
-  args.num_kv_heads = config_.num_kv_heads;
+  args.num_heads = sizes_.num_heads;
+  args.num_kv_heads = sizes_.num_kv_heads;
   args.head_dim = config_.head_dim;
   args.block_size = options_.block_size;
   args.eps = config_.rms_norm_eps;
@@ -295,9 +325,12 @@ cudaError_t CudaModel::ForwardLayer(uint32_t layer, const ForwardBatch& batch,
   const DeviceLayer& weights = weights_.layers[layer];
   const Layer& linear = layers_[layer];
   const uint32_t rows = batch.num_rows;
-  // Whether the residual stream has what the attention, and the MLP, add.
-  const bool o_adds = linear.o.IsSkinny(rows);
-  const bool down_adds = linear.down.IsSkinny(rows);
+  // Whether the products themselves add what the attention, and the MLP, add to the residual
+  // stream: a rank's are a part of it only.
+  const bool is_alone = options_.group == nullptr;
+  const bool o_adds = is_alone && linear.o.IsSkinny(rows);
+  const bool down_adds = is_alone && linear.down.IsSkinny(rows);
+  const uint32_t hidden_size = config_.hidden_size;
   cudaError_t error = cudaSuccess;
   const auto then = [&error](auto step) {
     if (error == cudaSuccess) error = step();
@@ -317,7 +350,7 @@ cudaError_t CudaModel::ForwardLayer(uint32_t layer, const ForwardBatch& batch,
   const AttentionArgs attention = AttentionOf(layer, batch, slots);
   if (batch.max_decode_items > 0) {
     const uint32_t blocks = static_cast<uint32_t>(std::min<uint64_t>(
-        attention_blocks_, uint64_t{batch.max_decode_items} * config_.num_kv_heads));
+        attention_blocks_, uint64_t{batch.max_decode_items} * sizes_.num_kv_heads));
     then([&] {
       return DecodeAttention(attention, batch.decode_items, batch.num_decode_items, blocks, stream);
     });
@@ -328,29 +361,44 @@ cudaError_t CudaModel::ForwardLayer(uint32_t layer, const ForwardBatch& batch,
     });
   }
   then([&] {
-    return o_adds ? linear.o.RunAdd(rows, hidden_.data(), stream)
-                  : linear.o.Run(rows, delta_.data(), stream);
+    return CompleteRows(rows, sizes_.q_size, config_.q_size(), dtype_, attended_, stream);
   });
+  if (o_adds) {
+    then([&] { return linear.o.RunAdd(rows, hidden_.data(), stream); });
+  } else {
+    then([&] { return linear.o.Run(rows, PartOf(delta_), stream); });
+    then([&] {
+      return CompleteRows(rows, sizes_.hidden_size, hidden_size, dtype_, delta_, stream);
+    });
+  }
   then([&] {
     return AddAndNorm(rows, !o_adds, weights.post_attention_norm, Stage(NumericFault::kAttention),
                       stream);
   });
   if (linear.gate_up.IsSkinny(rows) && linear.gate_up.is_paired()) {
-    then([&] { return linear.gate_up.RunSiluMul(rows, activated_.data(), stream); });
+    then([&] { return linear.gate_up.RunSiluMul(rows, PartOf(activated_), stream); });
   } else {
     SiluMulArgs args;
     args.dtype = dtype_;
     args.num_rows = rows;
-    args.size = config_.intermediate_size;
+    args.size = sizes_.intermediate_size;
     args.gate_up = gate_up_.data();
-    args.out = activated_.data();
+    args.out = PartOf(activated_);
     then([&] { return linear.gate_up.Run(rows, gate_up_.data(), stream); });
     then([&] { return SiluMul(args, stream); });
   }
   then([&] {
-    return down_adds ? linear.down.RunAdd(rows, hidden_.data(), stream)
-                     : linear.down.Run(rows, delta_.data(), stream);
+    return CompleteRows(rows, sizes_.intermediate_size, config_.intermediate_size, dtype_,
+                        activated_, stream);
   });
+  if (down_adds) {
+    then([&] { return linear.down.RunAdd(rows, hidden_.data(), stream); });
+  } else {
+    then([&] { return linear.down.Run(rows, PartOf(delta_), stream); });
+    then([&] {
+      return CompleteRows(rows, sizes_.hidden_size, hidden_size, dtype_, delta_, stream);
+    });
+  }
   delta_is_left_ = !down_adds;
   return error;
 }
@@ -389,8 +437,10 @@ cudaError_t CudaModel::Logits(const int32_t* rows, uint32_t count, cudaStream_t 
   args.normed = final_.data();
   args.faults = static_cast<uint8_t*>(faults_.data());
   args.stage = Stage(NumericFault::kMlp);
-  const cudaError_t error = AddNorm(args, stream);
-  return error != cudaSuccess ? error : lm_head_.Run(count, logits_.data(), stream);
+  cudaError_t error = AddNorm(args, stream);
+  if (error == cudaSuccess) error = lm_head_.Run(count, PartOf(logits_), stream);
+  if (error != cudaSuccess) return error;
+  return CompleteRows(count, sizes_.vocab_part, config_.vocab_size, DType::kF32, logits_, stream);
 }
 
 }  // namespace quire::cuda

@@ -8,10 +8,12 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "worker/device/cuda/cuda_rank_group.h"
 #include "worker/device/cuda/device_memory.h"
 #include "worker/device/cuda/device_weights.h"
 #include "worker/device/cuda/gemm/linear.h"
 #include "worker/device/cuda/kernels/attention.h"
+#include "worker/model/model_shard.h"
 #include "worker/model/weights.h"
 
 namespace quire::cuda {
@@ -48,6 +50,10 @@ struct SlotPointers {
 // matrix products (linear.h), the attention (attention.h) and the rest (elementwise.h) fix the
 // order of each row's sums. Rounds where CpuModel rounds. Everything is enqueued on the caller's
 // stream, allocates nothing and can be captured.
+//
+// A rank of several has the rows of the weights that are its own (model_shard.h) and the keys and
+// values of its own heads. The residual stream is whole on every rank: what attention, activations
+// and the two output projections give is gathered part by part, four times a layer.
 class CudaModel {
  public:
   struct Options {
@@ -56,6 +62,10 @@ class CudaModel {
     uint32_t block_size = 0;      // tokens
     // Items of rows that several thread blocks share, at most: see DecodeItem.
     uint32_t max_parts = 0;
+    // The rank that this is. With a group, which outlives the model, the ranks' parts are gathered;
+    // a group of one rank is a group.
+    TensorShard shard;
+    CudaRankGroup* group = nullptr;
   };
 
   // Copies the weights to the device and chooses algorithms for the matrix products. UNIMPLEMENTED:
@@ -105,11 +115,17 @@ class CudaModel {
                            cudaStream_t stream);
   RotateStoreArgs RotateStoreOf(uint32_t layer, const ForwardBatch& batch,
                                 const SlotPointers& slots) const;
+  // Where the rank's part of `whole` is to be written, before CompleteRows.
+  void* PartOf(const DeviceBuffer& whole) const;
+  // Gathers the ranks' parts, each of `part` columns but for the last, into the rows of `whole`.
+  cudaError_t CompleteRows(uint32_t num_rows, uint32_t part, uint32_t width, DType dtype,
+                           const DeviceBuffer& whole, cudaStream_t stream);
   cudaError_t AddAndNorm(uint32_t num_rows, bool adds, const void* weight, uint8_t stage,
                          cudaStream_t stream);
 
   const Options options_;
   const ModelConfig config_;
+  const ShardSizes sizes_;  // this rank's outputs
   const DType dtype_;
   std::unique_ptr<MatrixLibrary> library_;
   DeviceWeights weights_;
@@ -135,6 +151,9 @@ class CudaModel {
   DeviceBuffer rope_sin_;
   DeviceBuffer partials_;  // of attention
   DeviceBuffer arrivals_;
+  // With a group: a part on its way, and all parts as they come.
+  DeviceBuffer part_;
+  DeviceBuffer parts_;
   DeviceBuffer kv_;
   uint32_t num_blocks_ = 0;
 };

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <initializer_list>
 #include <utility>
 
@@ -39,10 +40,10 @@ class Arena {
   cudaError_t error_ = cudaSuccess;
 };
 
-void PlaceAll(const Weights& weights, Arena& arena, DeviceWeights* out) {
-  out->embedding = arena.Place({&weights.embedding()});
+void PlaceAll(const ShardWeights& weights, Arena& arena, DeviceWeights* out) {
+  out->embedding = arena.Place({&weights.embedding});
   out->layers.clear();
-  for (const LayerWeights& from : weights.layers()) {
+  for (const LayerWeights& from : weights.layers) {
     DeviceLayer& to = out->layers.emplace_back();
     to.input_norm = arena.Place({&from.input_norm});
     to.qkv = arena.Place({&from.q, &from.k, &from.v});
@@ -57,23 +58,28 @@ void PlaceAll(const Weights& weights, Arena& arena, DeviceWeights* out) {
     to.down = arena.Place({&from.down});
     to.down_bias = arena.Place({&from.down_bias});
   }
-  out->final_norm = arena.Place({&weights.final_norm()});
-  out->lm_head = weights.lm_head().data == weights.embedding().data
-                     ? out->embedding
-                     : arena.Place({&weights.lm_head()});
+  out->final_norm = arena.Place({&weights.final_norm});
+  if (!weights.has_tied_lm_head) {
+    out->lm_head = arena.Place({&weights.lm_head});
+  } else if (out->embedding != nullptr) {
+    out->lm_head = static_cast<const std::byte*>(out->embedding) +
+                   (static_cast<const std::byte*>(weights.lm_head.data) -
+                    static_cast<const std::byte*>(weights.embedding.data));
+  }
 }
 
 }  // namespace
 
-absl::StatusOr<DeviceWeights> UploadWeights(const Weights& weights) {
+absl::StatusOr<DeviceWeights> UploadWeights(const Weights& weights, const TensorShard& shard) {
+  const ShardWeights part = SliceWeights(weights, shard);
   DeviceWeights device;
   Arena measure(nullptr);
-  PlaceAll(weights, measure, &device);
+  PlaceAll(part, measure, &device);
   absl::StatusOr<DeviceBuffer> memory = DeviceBuffer::Create(measure.size(), "the weights");
   if (!memory.ok()) return memory.status();
   device.memory = *std::move(memory);
   Arena arena(device.memory.data());
-  PlaceAll(weights, arena, &device);
+  PlaceAll(part, arena, &device);
   if (arena.error() != cudaSuccess) return CudaStatus(arena.error(), "copying the weights");
   return device;
 }

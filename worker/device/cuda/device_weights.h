@@ -6,13 +6,14 @@
 
 #include "absl/status/statusor.h"
 #include "worker/device/cuda/device_memory.h"
+#include "worker/model/model_shard.h"
 #include "worker/model/weights.h"
 
 namespace quire::cuda {
 
 // A layer's tensors on the device, in the compute dtype. Projections that read the same input are
 // one matrix: queries, keys and values; gate and up. A null pointer stands for a tensor that the
-// model does not have.
+// model does not have. Of a rank of several, rows are its own: ShardSizes (model_shard.h).
 struct DeviceLayer {
   const void* input_norm = nullptr;           // [hidden]
   const void* qkv = nullptr;                  // [q_size + 2 kv_size, hidden]
@@ -34,11 +35,11 @@ struct DeviceWeights {
   const void* embedding = nullptr;  // [vocabulary, hidden]
   std::vector<DeviceLayer> layers;
   const void* final_norm = nullptr;  // [hidden]
-  const void* lm_head = nullptr;     // [vocabulary, hidden]; the embedding where they are tied
+  const void* lm_head = nullptr;     // [vocabulary, hidden]; in the embedding where they are tied
 };
 
-// Copies the weights to the current device. RESOURCE_EXHAUSTED: memory.
-absl::StatusOr<DeviceWeights> UploadWeights(const Weights& weights);
+// Copies a rank's part of the weights to the current device. RESOURCE_EXHAUSTED: memory.
+absl::StatusOr<DeviceWeights> UploadWeights(const Weights& weights, const TensorShard& shard);
 
 }  // namespace quire::cuda
 

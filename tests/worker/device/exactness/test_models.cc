@@ -56,6 +56,31 @@ std::vector<TestModel> TestModels() {
   return models;
 }
 
+std::vector<TestModel> ShardableModels() {
+  std::vector<TestModel> models;
+  ModelConfig llama = Llama();  // groups of 2, a vocabulary with a short last part, tied
+  llama.intermediate_size = 192;
+  llama.num_heads = 8;
+  llama.num_kv_heads = 4;
+  models.push_back({"llama_ranks", llama});
+
+  ModelConfig qwen = Llama();  // biases, norms of queries and keys, an output layer of its own
+  qwen.architecture = Architecture::kQwen3;
+  qwen.tie_word_embeddings = false;
+  qwen.qkv_bias = true;
+  qwen.attn_output_bias = true;
+  qwen.mlp_bias = true;
+  qwen.qk_norm = true;
+  qwen.vocab_size = 256;
+  qwen.hidden_size = 128;
+  qwen.intermediate_size = 128;
+  qwen.num_heads = 4;
+  qwen.num_kv_heads = 4;
+  qwen.head_dim = 48;
+  models.push_back({"qwen_ranks", qwen});
+  return models;
+}
+
 ModelConfig TestModelNamed(const std::string& name) {
   for (const TestModel& model : TestModels()) {
     if (model.name == name) return model.config;

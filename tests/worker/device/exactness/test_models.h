@@ -19,6 +19,9 @@ struct TestModel {
 
 std::vector<TestModel> TestModels();
 
+// Others, which 2 and 4 ranks can share.
+std::vector<TestModel> ShardableModels();
+
 // The configuration of that name.
 ModelConfig TestModelNamed(const std::string& name);
 

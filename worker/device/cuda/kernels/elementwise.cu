@@ -2,6 +2,7 @@
 
 #include <cuda_bf16.h>
 
+#include <algorithm>
 #include <cfloat>
 
 #include "worker/device/cuda/kernels/kv_layout.h"
@@ -16,6 +17,8 @@ namespace {
 constexpr uint32_t kEmbedThreads = 256;
 constexpr uint32_t kRotateThreads = 128;
 constexpr uint32_t kSiluThreads = 128;
+constexpr uint32_t kJoinThreads = 256;
+constexpr uint32_t kJoinColumnBlocks = 16;  // of a row, at most
 
 uint32_t CeilDiv(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
 
@@ -182,6 +185,34 @@ cudaError_t LaunchAddNorm(const AddNormArgs& args, cudaStream_t stream) {
   return cudaErrorInvalidValue;
 }
 
+// Columns in words of the widest kind that divides them. Blocks in x: rows; in y: columns.
+template <typename Word>
+__global__ void __launch_bounds__(kJoinThreads)
+    JoinPartsKernel(const Word* parts, Word* out, uint32_t width, uint32_t part) {
+  LetSecondaryStart();
+  WaitForPrimary();
+  const size_t row = blockIdx.x;
+  const size_t part_words = size_t{gridDim.x} * part;
+  for (uint32_t i = blockIdx.y * kJoinThreads + threadIdx.x; i < width;
+       i += gridDim.y * kJoinThreads) {
+    const uint32_t rank = i / part;
+    const uint32_t first = rank * part;
+    const uint32_t row_words = min(part, width - first);
+    out[row * width + i] = parts[rank * part_words + row * row_words + (i - first)];
+  }
+}
+
+template <typename Word>
+cudaError_t LaunchJoinParts(const JoinPartsArgs& args, uint32_t elements_a_word,
+                            cudaStream_t stream) {
+  const uint32_t width = args.width / elements_a_word;
+  const uint32_t part = args.part / elements_a_word;
+  const dim3 grid(args.num_rows, std::min(CeilDiv(width, kJoinThreads), kJoinColumnBlocks));
+  return LaunchKernel(JoinPartsKernel<Word>, grid, dim3(kJoinThreads), 0, stream,
+                      static_cast<const Word*>(args.parts), static_cast<Word*>(args.out), width,
+                      part);
+}
+
 }  // namespace
 
 cudaError_t Embed(const EmbedArgs& args, cudaStream_t stream) {
@@ -220,6 +251,22 @@ cudaError_t SiluMul(const SiluMulArgs& args, cudaStream_t stream) {
     return LaunchKernel(SiluMulKernel<decltype(element)>, grid, dim3(kSiluThreads), 0, stream,
                         args);
   });
+}
+
+cudaError_t JoinParts(const JoinPartsArgs& args, cudaStream_t stream) {
+  if (args.num_rows == 0) return cudaSuccess;
+  switch (args.dtype) {
+    case DType::kBF16:
+      if (args.width % 8 != 0 || args.part % 8 != 0) return cudaErrorInvalidValue;
+      return LaunchJoinParts<uint4>(args, 8, stream);
+    case DType::kF32:
+      if (args.width % 4 == 0 && args.part % 4 == 0) {
+        return LaunchJoinParts<uint4>(args, 4, stream);
+      }
+      return LaunchJoinParts<uint32_t>(args, 1, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
 }
 
 }  // namespace quire::cuda

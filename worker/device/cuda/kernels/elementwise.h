@@ -90,6 +90,19 @@ struct SiluMulArgs {
 };
 cudaError_t SiluMul(const SiluMulArgs& args, cudaStream_t stream);
 
+// out, [num_rows, width], becomes the rows whose columns the ranks of a group have computed part by
+// part. Parts lie one after the other, num_rows * part elements from one to the next; a part is
+// [num_rows, part] but for the last, which has the columns that are left.
+struct JoinPartsArgs {
+  DType dtype = DType::kBF16;
+  uint32_t num_rows = 0;
+  uint32_t width = 0;           // in bf16 a multiple of 8
+  uint32_t part = 0;            // columns; in bf16 a multiple of 8
+  const void* parts = nullptr;  // [ceil(width / part), num_rows, part]
+  void* out = nullptr;          // [num_rows, width]
+};
+cudaError_t JoinParts(const JoinPartsArgs& args, cudaStream_t stream);
+
 }  // namespace quire::cuda
 
 #endif  // QUIRE_WORKER_DEVICE_CUDA_KERNELS_ELEMENTWISE_H_

@@ -1,0 +1,76 @@
+#include "worker/device/cuda/cuda_rank_group.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace quire {
+namespace {
+
+absl::Status NcclStatus(ncclResult_t result, const char* what, ncclComm_t communicator) {
+  if (result == ncclSuccess) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("NCCL, ", what, ": ", ncclGetErrorString(result), " (",
+                                          ncclGetLastError(communicator), ")"));
+}
+
+}  // namespace
+
+CudaRankGroup::CudaRankGroup(uint32_t size)
+    : rendezvous_(size), communicators_(size, nullptr), failures_(size) {}
+
+absl::StatusOr<std::shared_ptr<CudaRankGroup>> CudaRankGroup::Create(uint32_t size) {
+  std::shared_ptr<CudaRankGroup> group(new CudaRankGroup(size));
+  absl::Status status = NcclStatus(ncclGetUniqueId(&group->id_), "a group's id", nullptr);
+  if (!status.ok()) return status;
+  return group;
+}
+
+CudaRankGroup::~CudaRankGroup() {
+  if (!rendezvous_.status().ok()) return;
+  // As one group: a communicator may wait for its peers to be destroyed as well.
+  ncclGroupStart();
+  for (ncclComm_t communicator : communicators_) {
+    if (communicator != nullptr) ncclCommDestroy(communicator);
+  }
+  ncclGroupEnd();
+}
+
+absl::Status CudaRankGroup::Join(uint32_t rank) {
+  // NCCL waits for all without an end: so all must be there.
+  if (absl::Status status = rendezvous_.Arrive(); !status.ok()) return status;
+  const ncclResult_t result = ncclCommInitRank(&communicators_[rank], static_cast<int>(size()), id_,
+                                               static_cast<int>(rank));
+  if (absl::Status status = NcclStatus(result, "joining the group", nullptr); !status.ok()) {
+    return status;
+  }
+  // From here on every communicator is there for Abort to end.
+  return rendezvous_.Arrive();
+}
+
+cudaError_t CudaRankGroup::AllGather(uint32_t rank, const void* part, size_t part_bytes, void* all,
+                                     cudaStream_t stream) {
+  const ncclComm_t communicator = communicators_[rank];
+  const ncclResult_t result = ncclAllGather(part, all, part_bytes, ncclUint8, communicator, stream);
+  if (result == ncclSuccess) return cudaSuccess;
+  failures_[rank] = NcclStatus(result, "gathering the ranks' parts", communicator);
+  return cudaErrorUnknown;
+}
+
+absl::Status CudaRankGroup::Check(uint32_t rank) {
+  if (!failures_[rank].ok()) return failures_[rank];
+  if (absl::Status status = rendezvous_.status(); !status.ok()) return status;
+  ncclResult_t found = ncclSuccess;
+  const ncclResult_t result = ncclCommGetAsyncError(communicators_[rank], &found);
+  return NcclStatus(result != ncclSuccess ? result : found, "between the GPUs",
+                    communicators_[rank]);
+}
+
+void CudaRankGroup::Abort(const absl::Status& why) {
+  const bool joined = rendezvous_.status().ok();
+  rendezvous_.Abort(why);
+  if (!joined) return;  // aborted already
+  // Kernels that wait for a rank that is lost return. Nothing is freed that other threads may use.
+  for (ncclComm_t communicator : communicators_) {
+    if (communicator != nullptr) ncclCommRevoke(communicator, NCCL_REVOKE_DEFAULT);
+  }
+}
+
+}  // namespace quire
