@@ -35,6 +35,9 @@ struct CudaExecutorOptions {
   double gpu_memory_utilization = 0.9;
   // Replays decoding steps as captured graphs. Off: every kernel is launched by itself; for tests.
   bool use_graphs = true;
+  // Off gives up E1 and E2: matrix products and attention are then as fast as they can be if a
+  // row's bits may depend on its company. For benchmarks, in bf16 alone; no worker offers it.
+  bool exact = true;
 };
 
 // What the device's memory holds, in bytes.

@@ -56,6 +56,9 @@ class CudaModel {
     uint32_t block_size = 0;      // tokens
     // Items of rows that several thread blocks share, at most: see DecodeItem.
     uint32_t max_parts = 0;
+    // Benchmarks only. Off: matrix products and attention choose by the batch (linear.h,
+    // AttentionArgs::exact). In bf16 alone.
+    bool exact = true;
   };
 
   // Copies the weights to the device and chooses algorithms for the matrix products. UNIMPLEMENTED:
