@@ -11,6 +11,9 @@
 //   TTFT ms         to the first token of the request that has its own first
 //   ms a token      of one request alone (R = 1): after its first token
 // and the start itself: seconds from the weights' load to ready.
+//
+// --inexact gives up exactness (CudaExecutorOptions::exact); --compare-exactness measures with and
+// without it in turns, and tells the ratio of the medians for each work.
 
 #include <cuda_runtime_api.h>
 
@@ -54,6 +57,8 @@ struct Settings {
   uint32_t max_num_batched_tokens = 8192;
   uint32_t max_model_len = 2304;
   bool no_graphs = false;
+  bool inexact = false;
+  bool compare_exactness = false;
 };
 
 absl::StatusOr<Work> ParseWork(const std::string& text) {
@@ -137,6 +142,77 @@ class CudaBench {
   uint64_t next_request_ = 0;
 };
 
+// Of one work, a sample a repeat.
+struct Samples {
+  std::vector<double> seconds, rates, first, each;
+
+  void Add(const Work& work, const Outcome& outcome) {
+    seconds.push_back(outcome.seconds);
+    rates.push_back(static_cast<double>(outcome.tokens) / outcome.seconds);
+    first.push_back(outcome.first_token * 1000);
+    if (work.requests == 1 && work.new_tokens > 1) {
+      each.push_back((outcome.seconds - outcome.first_token) * 1000 / (work.new_tokens - 1));
+    }
+  }
+  void Tell(const std::string& name, BenchReport& report) const {
+    report.Add(name + " time", "s", seconds);
+    report.Add(name + " rate", "tokens/s", rates);
+    report.Add(name + " TTFT", "ms", first);
+    if (!each.empty()) report.Add(name + " ms a token", "ms", each);
+  }
+};
+
+absl::StatusOr<std::unique_ptr<CudaExecutor>> MakeExecutor(const Settings& settings,
+                                                           const Weights& weights, bool exact,
+                                                           const Stopwatch& start) {
+  CudaExecutorOptions options;
+  options.num_slots = settings.max_num_seqs;
+  options.max_num_batched_tokens = settings.max_num_batched_tokens;
+  options.context_length = settings.max_model_len;
+  options.use_graphs = !settings.no_graphs;
+  options.exact = exact;
+  return CudaExecutor::Create(options, weights, [&](const std::string& line) {
+    std::cerr << absl::StrCat("[", static_cast<int>(start.Seconds() * 1000), " ms] ", line, "\n");
+  });
+}
+
+// Exact and not, in turns so that what drifts meets both; one executor at a time, since each fills
+// the device.
+absl::Status CompareExactness(const Settings& settings, const std::vector<Work>& work,
+                              const Weights& weights, const Stopwatch& start, BenchReport& report) {
+  std::vector<Samples> samples[2];  // [exact][work]
+  for (auto& each : samples) each.resize(work.size());
+  for (const bool exact : {true, false, true, false}) {
+    auto executor = MakeExecutor(settings, weights, exact, start);
+    if (!executor.ok()) return executor.status();
+    report.Set("gpu", (*executor)->device_name());
+    RandomPrompts prompts((*executor)->limits().vocabulary_size, 1);
+    CudaBench bench(*std::move(executor));
+    for (size_t i = 0; i < work.size(); ++i) {
+      for (int repeat = 0; repeat < settings.repeats; ++repeat) {
+        samples[exact][i].Add(work[i], bench.Run(work[i], prompts));
+      }
+      std::cerr << absl::StrCat(exact ? "exact " : "inexact ", settings.work[i], ": ",
+                                Median(samples[exact][i].seconds), " s so far\n");
+    }
+  }
+  const auto ratio = [](const std::vector<double>& exact, const std::vector<double>& inexact) {
+    return std::vector<double>{Median(exact) / Median(inexact)};
+  };
+  for (size_t i = 0; i < work.size(); ++i) {
+    const std::string& name = settings.work[i];
+    const Samples& exact = samples[true][i];
+    const Samples& inexact = samples[false][i];
+    exact.Tell(name + " exact", report);
+    inexact.Tell(name + " inexact", report);
+    report.Add(name + " time, exact / inexact", "", ratio(exact.seconds, inexact.seconds));
+    report.Add(name + " TTFT, exact / inexact", "", ratio(exact.first, inexact.first));
+    if (exact.each.empty()) continue;
+    report.Add(name + " ms a token, exact / inexact", "", ratio(exact.each, inexact.each));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Measure(const Settings& settings) {
   BenchReport report("cuda");
   std::vector<Work> work;
@@ -149,40 +225,29 @@ absl::Status Measure(const Settings& settings) {
   auto weights =
       BenchEngine::LoadWeights(settings.model, settings.dummy, settings.dtype, settings.threads);
   if (!weights.ok()) return weights.status();
-  const double loaded = start.Seconds();
-  CudaExecutorOptions options;
-  options.num_slots = settings.max_num_seqs;
-  options.max_num_batched_tokens = settings.max_num_batched_tokens;
-  options.context_length = settings.max_model_len;
-  options.use_graphs = !settings.no_graphs;
-  auto executor = CudaExecutor::Create(options, **weights, [&](const std::string& line) {
-    std::cerr << absl::StrCat("[", static_cast<int>(start.Seconds() * 1000), " ms] ", line, "\n");
-  });
-  if (!executor.ok()) return executor.status();
   report.Set("model", settings.model);
   report.Set("dtype", settings.dtype);
+  report.Add("load", "s", {start.Seconds()});
+  if (settings.compare_exactness) {
+    absl::Status status = CompareExactness(settings, work, **weights, start, report);
+    if (!status.ok()) return status;
+    std::cout << report.document().dump(1) << "\n";
+    return absl::OkStatus();
+  }
+  auto executor = MakeExecutor(settings, **weights, !settings.inexact, start);
+  if (!executor.ok()) return executor.status();
   report.Set("gpu", (*executor)->device_name());
-  report.Add("load", "s", {loaded});
+  report.Set("exact", !settings.inexact);
   report.Add("start to ready", "s", {start.Seconds()});
   weights->reset();
   RandomPrompts prompts((*executor)->limits().vocabulary_size, 1);
   CudaBench bench(*std::move(executor));
   for (size_t i = 0; i < work.size(); ++i) {
-    std::vector<double> seconds, rates, first, each;
+    Samples samples;
     for (int repeat = 0; repeat < settings.repeats; ++repeat) {
-      const Outcome outcome = bench.Run(work[i], prompts);
-      seconds.push_back(outcome.seconds);
-      rates.push_back(static_cast<double>(outcome.tokens) / outcome.seconds);
-      first.push_back(outcome.first_token * 1000);
-      if (work[i].requests == 1 && work[i].new_tokens > 1) {
-        each.push_back((outcome.seconds - outcome.first_token) * 1000 / (work[i].new_tokens - 1));
-      }
+      samples.Add(work[i], bench.Run(work[i], prompts));
     }
-    const std::string& name = settings.work[i];
-    report.Add(name + " time", "s", seconds);
-    report.Add(name + " rate", "tokens/s", rates);
-    report.Add(name + " TTFT", "ms", first);
-    if (!each.empty()) report.Add(name + " ms a token", "ms", each);
+    samples.Tell(settings.work[i], report);
   }
   std::cout << report.document().dump(1) << "\n";
   return absl::OkStatus();
@@ -201,6 +266,10 @@ int Main(int argc, char** argv) {
   app.add_option("--max-num-batched-tokens", settings.max_num_batched_tokens, "Positions a step");
   app.add_option("--max-model-len", settings.max_model_len, "Tokens a sequence");
   app.add_flag("--no-graphs", settings.no_graphs, "Launch every kernel by itself");
+  auto* const inexact = app.add_flag("--inexact", settings.inexact, "Give up exactness");
+  app.add_flag("--compare-exactness", settings.compare_exactness,
+               "Measure exact, inexact, exact, inexact, and tell the ratios")
+      ->excludes(inexact);
   CLI11_PARSE(app, argc, argv);
   const absl::Status status = Measure(settings);
   if (!status.ok()) std::cerr << "cuda_bench: " << status.message() << "\n";

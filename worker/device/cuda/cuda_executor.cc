@@ -98,6 +98,9 @@ CudaExecutor::~CudaExecutor() {
 absl::StatusOr<std::unique_ptr<CudaExecutor>> CudaExecutor::Create(
     const CudaExecutorOptions& options, const Weights& weights, const Progress& progress) {
   if (absl::Status status = CheckOptions(options, weights.config()); !status.ok()) return status;
+  if (!options.exact && weights.dtype() != DType::kBF16) {
+    return absl::InvalidArgumentError("exact off: for bfloat16 alone");
+  }
   std::unique_ptr<CudaExecutor> executor(
       new CudaExecutor(options, weights.config(), weights.dtype()));
   if (absl::Status status = executor->Start(weights, progress); !status.ok()) return status;
@@ -126,7 +129,9 @@ absl::Status CudaExecutor::Start(const Weights& weights, const Progress& progres
     progress(absl::StrCat("weights on the device, ", Gib(model_->weight_bytes()),
                           "; matrix products: ", model_->num_exact_algorithms(), " of ",
                           model_->num_tried_algorithms(),
-                          " library algorithms gave the reference's bits"));
+                          options_.exact ? " library algorithms gave the reference's bits"
+                                         : " fastest library algorithms gave the reference's bits, "
+                                           "which is not asked (not exact)"));
   }
   if (absl::Status status = AllocateSteps(); !status.ok()) return status;
   // Steps make the devices wait for each other, which a rank that has failed so far would not join.
@@ -153,7 +158,8 @@ absl::Status CudaExecutor::MakeModel(const Weights& weights) {
   limits_.block_size = options_.block_size;
   limits_.max_steps_in_flight = kMaxStepsInFlight;
   const uint64_t most_parts =
-      uint64_t{options_.num_slots} * CeilDiv(limits_.context_length, kAttentionSegment);
+      uint64_t{options_.num_slots} *
+      CeilDiv(limits_.context_length, options_.exact ? kAttentionSegment : cuda::kAttentionTile);
   max_parts_ = static_cast<uint32_t>(std::min<uint64_t>(most_parts, kMaxParts));
 
   cuda::CudaModel::Options options;
@@ -163,6 +169,7 @@ absl::Status CudaExecutor::MakeModel(const Weights& weights) {
   options.max_parts = max_parts_;
   options.shard = options_.shard;
   options.group = options_.group;
+  options.exact = options_.exact;
   auto model = cuda::CudaModel::Create(options, weights, stream_.get());
   if (!model.ok()) return model.status();
   model_ = *std::move(model);
@@ -200,6 +207,7 @@ absl::Status CudaExecutor::AllocateSteps() {
   builder.num_kv_heads = config_.num_kv_heads / options_.shard.size;
   builder.attention_blocks = model_->attention_blocks();
   builder.max_parts = max_parts_;
+  builder.exact = options_.exact;
   builder_ = std::make_unique<cuda::StepBuilder>(builder);
   auto uploader = cuda::StepUploader::Create(builder_->max_input_bytes(), kMaxStepsInFlight);
   if (!uploader.ok()) return uploader.status();
@@ -308,16 +316,19 @@ absl::StatusOr<cuda::Graph> CudaExecutor::Capture(uint32_t num_rows) {
 
 NumericsParts CudaExecutor::numerics_parts() const {
   const std::string dtype(DTypeName(dtype_));
-  return {{"executor", "cuda"},
-          {"gpu", device_name_},
-          // expf of the fp32 recipe is the toolkit's own code.
-          {"cuda_toolkit", absl::StrCat(CUDART_VERSION)},
-          {"recipe_version", absl::StrCat(kRecipeVersion)},
-          {"sampler_version", absl::StrCat(kSamplerVersion)},
-          {"compute_dtype", dtype},
-          {"kv_dtype", dtype},
-          {"attention_segment_tokens", absl::StrCat(kAttentionSegment)},
-          {"attention_tile_tokens", absl::StrCat(cuda::kAttentionTile)}};
+  NumericsParts parts = {{"executor", "cuda"},
+                         {"gpu", device_name_},
+                         // expf of the fp32 recipe is the toolkit's own code.
+                         {"cuda_toolkit", absl::StrCat(CUDART_VERSION)},
+                         {"recipe_version", absl::StrCat(kRecipeVersion)},
+                         {"sampler_version", absl::StrCat(kSamplerVersion)},
+                         {"compute_dtype", dtype},
+                         {"kv_dtype", dtype},
+                         {"attention_segment_tokens", absl::StrCat(kAttentionSegment)},
+                         {"attention_tile_tokens", absl::StrCat(cuda::kAttentionTile)}};
+  // No other id can then match.
+  if (!options_.exact) parts.emplace_back("exact", "false");
+  return parts;
 }
 
 absl::Status CudaExecutor::Launch(const StepPlan& plan) {

@@ -43,6 +43,9 @@ struct CudaExecutorOptions {
   // same options but for rank and device, and the same plans (RankGroupExecutor, cuda_ranks.h).
   TensorShard shard;
   CudaRankGroup* group = nullptr;
+  // Off gives up E1 and E2: matrix products and attention are then as fast as they can be if a
+  // row's bits may depend on its company. For benchmarks, in bf16 alone; no worker offers it.
+  bool exact = true;
 };
 
 // What the device's memory holds, in bytes.

@@ -17,7 +17,7 @@ namespace quire::cuda {
 namespace {
 
 // Layers whose weights a trial of algorithms goes through: of all but small models more than the
-// cache holds.
+// cache holds. Where the choice need not be exact, it goes through all, whose timings are longer.
 constexpr uint32_t kTrialLayers = 4;
 
 // What the kernels take.
@@ -68,7 +68,7 @@ absl::StatusOr<std::unique_ptr<CudaModel>> CudaModel::Create(const Options& opti
     return status;
   }
   std::unique_ptr<CudaModel> model(new CudaModel(options, weights.config(), weights.dtype()));
-  absl::StatusOr<std::unique_ptr<MatrixLibrary>> library = MatrixLibrary::Create();
+  absl::StatusOr<std::unique_ptr<MatrixLibrary>> library = MatrixLibrary::Create(options.exact);
   if (!library.ok()) return library.status();
   model->library_ = *std::move(library);
   absl::StatusOr<DeviceWeights> uploaded = UploadWeights(weights, options.shard);
@@ -149,11 +149,24 @@ absl::Status CudaModel::MakeLinears(cudaStream_t stream) {
     spec.has_bias = weights_.layers[0].*bias != nullptr;
     spec.max_rows = options_.max_rows;
     LinearShape::Trial trial;
-    for (uint32_t i = 0; i < std::min(kTrialLayers, config_.num_layers); ++i) {
+    const uint32_t trial_layers = options_.exact ? kTrialLayers : config_.num_layers;
+    for (uint32_t i = 0; i < std::min(trial_layers, config_.num_layers); ++i) {
       trial.weights.push_back(weights_.layers[i].*weights);
     }
     trial.bias = weights_.layers[0].*bias;
     trial.inputs = inputs.data();
+    // What turns heads and stores them moves as much as what multiplies gates and ups.
+    if (!options_.exact && pairing.half > 0) {
+      trial.follow_up = [this, n](uint32_t rows, cudaStream_t on) {
+        SiluMulArgs args;
+        args.dtype = dtype_;
+        args.num_rows = rows;
+        args.size = std::min(n / 2, config_.intermediate_size);
+        args.gate_up = gate_up_.data();
+        args.out = activated_.data();
+        return SiluMul(args, on);
+      };
+    }
     auto shape = LinearShape::Create(*library_, spec, trial, stream);
     if (!shape.ok()) return shape.status();
     num_tried_algorithms_ += (*shape)->num_tried();
@@ -245,6 +258,7 @@ AttentionArgs CudaModel::AttentionOf(uint32_t layer, const ForwardBatch& batch,
   args.head_dim = config_.head_dim;
   args.block_size = options_.block_size;
   args.sliding_window = config_.sliding_window.value_or(0);
+  args.exact = options_.exact;
   args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
   args.queries = qkv_.data();
   args.query_stride = sizes_.q_size + 2 * sizes_.kv_size;

@@ -66,6 +66,9 @@ class CudaModel {
     // a group of one rank is a group.
     TensorShard shard;
     CudaRankGroup* group = nullptr;
+    // Benchmarks only. Off: matrix products and attention choose by the batch (linear.h,
+    // AttentionArgs::exact). In bf16 alone.
+    bool exact = true;
   };
 
   // Copies the weights to the device and chooses algorithms for the matrix products. UNIMPLEMENTED:

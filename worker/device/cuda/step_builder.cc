@@ -231,10 +231,12 @@ void StepBuilder::AddLogitsRow(const Slot& slot, SlotId id, uint32_t position, b
 }
 
 // Cut so that all rows' items together fill the device about once: a long row beside many short
-// ones is cut, too. However it is done, the bits are the same.
+// ones is cut, too. However it is done, the bits are the same, if attention is exact: then an item
+// leaves a partial result for each of its segments. If not, it is cut at tiles and leaves one.
 void StepBuilder::AddDecodeItems() {
-  const auto segments_of = [this](uint32_t row) {
-    return CeilDiv(static_cast<uint32_t>(inputs_.row_positions[row]) + 1, kAttentionSegment);
+  const uint32_t segment_size = options_.exact ? kAttentionSegment : kAttentionTile;
+  const auto segments_of = [&](uint32_t row) {
+    return CeilDiv(static_cast<uint32_t>(inputs_.row_positions[row]) + 1, segment_size);
   };
   uint64_t work = 0;
   for (const uint32_t row : decode_rows_) work += segments_of(row);
@@ -245,23 +247,24 @@ void StepBuilder::AddDecodeItems() {
   for (const uint32_t row : decode_rows_) {
     const uint32_t segments = segments_of(row);
     const uint32_t items = CeilDiv(segments, each);
+    const uint32_t parts = options_.exact ? segments : items;
     DecodeItem item;
     item.row = static_cast<int32_t>(row);
-    if (items == 1 || num_parts + segments > options_.max_parts) {
+    if (items == 1 || num_parts + parts > options_.max_parts) {
       item.num_segments = static_cast<int32_t>(segments);
       inputs_.decode_items.push_back(item);
       continue;
     }
     item.num_items = static_cast<int32_t>(items);
-    item.num_parts = static_cast<int32_t>(segments);
+    item.num_parts = static_cast<int32_t>(parts);
     item.first_part = static_cast<int32_t>(num_parts);
     for (uint32_t segment = 0; segment < segments; segment += each) {
       item.first_segment = static_cast<int32_t>(segment);
       item.num_segments = static_cast<int32_t>(std::min(each, segments - segment));
-      item.part = static_cast<int32_t>(segment);
+      item.part = static_cast<int32_t>(options_.exact ? segment : segment / each);
       inputs_.decode_items.push_back(item);
     }
-    num_parts += segments;
+    num_parts += parts;
   }
 }
 

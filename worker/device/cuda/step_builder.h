@@ -58,6 +58,8 @@ class StepBuilder {
     uint32_t attention_blocks = 0;
     // Decode items that share rows, at most.
     uint32_t max_parts = 0;
+    // AttentionArgs::exact.
+    bool exact = true;
   };
   explicit StepBuilder(const Options& options);
 

@@ -13,7 +13,6 @@
 namespace quire::cuda {
 namespace {
 
-constexpr int kSegment = static_cast<int>(kAttentionSegment);
 constexpr int kSegmentsPerItem = 3;  // of a row in parts, at most
 
 // A draw from [-1, 1) that depends on the key alone (splitmix64's mixing).
@@ -149,30 +148,32 @@ std::unique_ptr<Batch> Scene::MakeBatch(const std::vector<Row>& rows, size_t max
 
 std::vector<DecodeItem> Scene::MakeItems(const std::vector<Row>& rows, const DecodeWay& way) const {
   std::vector<DecodeItem> items;
+  const int32_t size = static_cast<int32_t>(way.exact ? kAttentionSegment : kAttentionTile);
   int32_t next_part = 0;
   for (size_t r = 0; r < rows.size(); ++r) {
     DecodeItem item;
     item.row = static_cast<int32_t>(r);
-    const int32_t segments = rows[r].position / kSegment + 1 + way.extra_segments;
+    const int32_t segments = rows[r].position / size + 1 + way.extra_segments;
     if (!way.splits || segments == 1) {
       item.num_segments = segments;
       items.push_back(item);
       continue;
     }
     // One to three segments an item, in turns.
-    item.num_parts = segments;
     item.first_part = next_part;
-    next_part += segments;
     const size_t first_item = items.size();
-    for (item.part = 0; item.part < segments; item.part += item.num_segments) {
-      item.first_segment = item.part;
-      item.num_segments =
-          std::min(1 + static_cast<int32_t>(items.size() % kSegmentsPerItem), segments - item.part);
+    for (; item.first_segment < segments; item.first_segment += item.num_segments) {
+      item.part = way.exact ? item.first_segment : static_cast<int32_t>(items.size() - first_item);
+      item.num_segments = std::min(1 + static_cast<int32_t>(items.size() % kSegmentsPerItem),
+                                   segments - item.first_segment);
       items.push_back(item);
     }
+    const int32_t num_items = static_cast<int32_t>(items.size() - first_item);
     for (size_t i = first_item; i < items.size(); ++i) {
-      items[i].num_items = static_cast<int32_t>(items.size() - first_item);
+      items[i].num_items = num_items;
+      items[i].num_parts = way.exact ? segments : num_items;
     }
+    next_part += items.back().num_parts;
   }
   return items;
 }
@@ -193,6 +194,7 @@ std::vector<RowBits> Scene::Decode(const std::vector<Row>& rows, const DecodeWay
   const std::vector<DecodeItem> items = MakeItems(rows, way);
   const std::unique_ptr<Batch> batch = MakeBatch(rows, items.size());
   batch->SetItems(items);
+  batch->args.exact = way.exact;
   uint32_t num_blocks = way.num_blocks;
   if (num_blocks == 0) {
     Expect(DecodeAttentionBlocks(batch->args, &num_blocks));
@@ -205,7 +207,8 @@ std::vector<RowBits> Scene::Decode(const std::vector<Row>& rows, const DecodeWay
   return Outputs(*batch, rows.size());
 }
 
-std::vector<RowBits> Scene::Prefill(const std::vector<Row>& rows, std::mt19937* random) const {
+std::vector<RowBits> Scene::Prefill(const std::vector<Row>& rows, std::mt19937* random,
+                                    bool exact) const {
   const int32_t most =
       static_cast<int32_t>(PrefillTilePositions(shape_.num_heads, shape_.num_kv_heads));
   std::vector<PrefillTile> tiles;
@@ -220,6 +223,7 @@ std::vector<RowBits> Scene::Prefill(const std::vector<Row>& rows, std::mt19937* 
     ++tiles.back().num_rows;
   }
   const std::unique_ptr<Batch> batch = MakeBatch(rows, 0);
+  batch->args.exact = exact;
   const DeviceArray<PrefillTile> device_tiles(tiles);
   Expect(PrefillAttention(batch->args, device_tiles.data(), static_cast<uint32_t>(tiles.size()),
                           nullptr));

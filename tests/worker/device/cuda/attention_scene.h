@@ -35,6 +35,7 @@ struct DecodeWay {
   bool splits = false;      // each segment is an item of its own
   int extra_segments = 0;   // planned beyond the one that the row is in
   uint32_t num_blocks = 0;  // 0: what the device holds
+  bool exact = true;        // AttentionArgs::exact; false: tiles instead of segments
 };
 
 // What a launch needs of its rows, on the device.
@@ -67,7 +68,8 @@ class Scene {
   std::vector<RowBits> Decode(const std::vector<Row>& rows, const DecodeWay& way) const;
   // Tiles end where a sequence ends or a tile is full, and at random places if `random` is not
   // null.
-  std::vector<RowBits> Prefill(const std::vector<Row>& rows, std::mt19937* random) const;
+  std::vector<RowBits> Prefill(const std::vector<Row>& rows, std::mt19937* random,
+                               bool exact = true) const;
 
   // The parts of Decode, for tests that launch on their own. max_items: at least one a row.
   std::unique_ptr<Batch> MakeBatch(const std::vector<Row>& rows, size_t max_items) const;

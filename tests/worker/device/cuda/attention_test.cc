@@ -115,6 +115,28 @@ TEST_P(AttentionShapeTest, RightAndTheSameBitsAllWays) {
                  "decoded in parts in other company");
 }
 
+// What benchmarks compare exactness with is right as well.
+TEST_P(AttentionShapeTest, RightIfNotExact) {
+  const Shape shape = GetParam();
+  if (shape.dtype != DType::kBF16) GTEST_SKIP() << "bf16 alone";
+  const std::vector<int> lengths = {1, 2, 63, 64, 65, 128, 129, 257, 777, 1200};
+  std::vector<Row> rows;
+  for (size_t s = 0; s < lengths.size(); ++s) {
+    AddLastRows(static_cast<int>(s), lengths[s], 3, rows);
+  }
+  const Scene scene(shape, lengths, 1);
+  const auto expect_right = [&](const std::vector<RowBits>& outputs, const std::string& what) {
+    SCOPED_TRACE(what);
+    for (size_t r = 0; r < rows.size(); ++r) ExpectNear(scene, shape, rows[r], outputs[r]);
+  };
+  expect_right(scene.Decode(rows, {.exact = false}), "decoded");
+  expect_right(scene.Decode(rows, {.splits = true, .extra_segments = 2, .exact = false}),
+               "decoded in parts to a bound");
+  expect_right(scene.Decode(rows, {.splits = true, .num_blocks = 7, .exact = false}),
+               "decoded in parts by few blocks");
+  expect_right(scene.Prefill(rows, nullptr, false), "prefilled");
+}
+
 std::vector<Shape> Shapes() {
   std::vector<Shape> shapes;
   for (const uint32_t head_dim : {16, 64, 80, 128, 256}) {
@@ -256,6 +278,10 @@ TEST_F(AttentionTest, RefusesShapesThatItDoesNotKnow) {
   refused([](AttentionArgs& a) { a.num_kv_heads = 0; });
   refused([](AttentionArgs& a) { a.scale = 0; });
   refused([](AttentionArgs& a) { a.dtype = DType::kF16; });
+  refused([](AttentionArgs& a) {
+    a.dtype = DType::kF32;
+    a.exact = false;
+  });
 }
 
 TEST(PrefillTilePositionsTest, FillsATileWithRows) {

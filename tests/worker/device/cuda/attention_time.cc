@@ -29,6 +29,14 @@ struct Model {
   uint32_t head_dim;
 };
 
+// How rows are decoded.
+struct DecodeWay {
+  const char* name;
+  bool splits;  // a row has as many items as fill the device once
+  bool exact = true;
+  int32_t least = 1;  // of an item: segments, or tiles where it is not exact
+};
+
 double MedianMicroseconds(const std::function<cudaError_t(uint32_t layer, cudaStream_t)>& launch,
                           uint32_t layers) {
   const Stream stream = Expect(Stream::Create());
@@ -103,8 +111,10 @@ class Bench {
 
   size_t layer_bytes() const { return layer_bytes_; }
 
-  double Decode(uint32_t context, bool splits) {
-    const int32_t segments = static_cast<int32_t>((context - 1) / kAttentionSegment + 1);
+  double Decode(uint32_t context, const DecodeWay& way) {
+    const uint32_t size = way.exact ? kAttentionSegment : kAttentionTile;
+    const int32_t segments = static_cast<int32_t>((context - 1) / size + 1);
+    args_.exact = way.exact;
     uint32_t resident_blocks = 0;
     Expect(DecodeAttentionBlocks(args_, &resident_blocks));
     std::vector<DecodeItem> items;
@@ -112,17 +122,16 @@ class Bench {
       DecodeItem item;
       item.row = static_cast<int32_t>(row);
       item.num_segments = segments;
-      if (splits && segments > 1) {
-        // As many items as fill the device once.
+      if (way.splits && segments > 1) {
         const int32_t wanted = std::max<int32_t>(
             1, static_cast<int32_t>(resident_blocks / (num_rows_ * args_.num_kv_heads)));
-        const int32_t each = (segments - 1) / std::min(wanted, segments) + 1;
+        const int32_t each = std::max(way.least, (segments - 1) / std::min(wanted, segments) + 1);
         item.num_items = (segments - 1) / each + 1;
-        item.num_parts = segments;
+        item.num_parts = way.exact ? segments : item.num_items;
         item.first_part = item.row * segments;
-        for (item.part = 0; item.part < segments; item.part += each) {
-          item.first_segment = item.part;
-          item.num_segments = std::min(each, segments - item.part);
+        for (; item.first_segment < segments; item.first_segment += each) {
+          item.part = way.exact ? item.first_segment : item.first_segment / each;
+          item.num_segments = std::min(each, segments - item.first_segment);
           items.push_back(item);
         }
         continue;
@@ -147,7 +156,8 @@ class Bench {
         layers_);
   }
 
-  double Prefill(uint32_t rows_each) {
+  double Prefill(uint32_t rows_each, bool exact) {
+    args_.exact = exact;
     const int32_t most =
         static_cast<int32_t>(PrefillTilePositions(args_.num_heads, args_.num_kv_heads));
     std::vector<PrefillTile> tiles;
@@ -214,13 +224,17 @@ constexpr Model kQwen = {"Qwen2.5-0.5B", 14, 2, 64};
 
 void PrintDecodeTime(const Model& model, DType dtype, uint32_t rows, uint32_t context) {
   Bench bench(model, dtype, rows, 1, context);
-  for (const bool splits : {false, true}) {
-    if (splits && context <= kAttentionSegment) continue;
-    const double time = bench.Decode(context, splits);
+  for (const DecodeWay& way :
+       {DecodeWay{"whole", false}, DecodeWay{"in parts", true},
+        DecodeWay{"inexact, whole", false, false}, DecodeWay{"inexact, in parts", true, false},
+        DecodeWay{"inexact, of 128", true, false, 2}}) {
+    if (way.splits && context <= kAttentionSegment) continue;
+    if (!way.exact && dtype != DType::kBF16) continue;
+    const double time = bench.Decode(context, way);
     const double bytes = static_cast<double>(bench.layer_bytes());
-    std::printf("%-13s %-8s decode  %5u rows of %5u %-8s %9.2f us %8.1f MB %6.2f TB/s\n",
-                model.name, DTypeName(dtype).data(), rows, context, splits ? "in parts" : "whole",
-                time, bytes * 1e-6, bytes / time * 1e-6);
+    std::printf("%-13s %-8s decode  %5u rows of %5u %-17s %9.2f us %8.1f MB %6.2f TB/s\n",
+                model.name, DTypeName(dtype).data(), rows, context, way.name, time, bytes * 1e-6,
+                bytes / time * 1e-6);
     std::fflush(stdout);
   }
 }
@@ -228,13 +242,17 @@ void PrintDecodeTime(const Model& model, DType dtype, uint32_t rows, uint32_t co
 void PrintPrefillTime(const Model& model, DType dtype, uint32_t sequences, uint32_t rows_each,
                       uint32_t context) {
   Bench bench(model, dtype, sequences, rows_each, context);
-  const double time = bench.Prefill(rows_each);
   const double pairs = 0.5 * rows_each * (2.0 * context - rows_each + 1) * sequences;
   const double operations = 4.0 * model.num_heads * model.head_dim * pairs;
-  std::printf("%-13s %-8s prefill %2u x %5u rows to %5u    %9.2f us %8.1f GFLOP %6.1f TFLOP/s\n",
-              model.name, DTypeName(dtype).data(), sequences, rows_each, context, time,
-              operations * 1e-9, operations / time * 1e-6);
-  std::fflush(stdout);
+  for (const bool exact : {true, false}) {
+    if (!exact && dtype != DType::kBF16) continue;
+    const double time = bench.Prefill(rows_each, exact);
+    std::printf(
+        "%-13s %-8s prefill %2u x %5u rows to %5u %-12s %9.2f us %8.1f GFLOP %6.1f TFLOP/s\n",
+        model.name, DTypeName(dtype).data(), sequences, rows_each, context, exact ? "" : "inexact",
+        time, operations * 1e-9, operations / time * 1e-6);
+    std::fflush(stdout);
+  }
 }
 
 }  // namespace

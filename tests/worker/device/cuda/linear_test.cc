@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -130,6 +131,78 @@ TEST_P(LinearTest, GivesARowTheSameBitsWhateverTheNumberOfRows) {
     errors += (got - want) * (got - want);
   }
   EXPECT_LT(std::sqrt(errors / squares), c.fp32_output ? 1e-5 : 4e-3) << c.name;
+}
+
+// What benchmarks compare exactness with computes the same product, in some order or other. Split-K
+// may round its parts to bf16 before they are summed.
+TEST_P(LinearTest, IsCloseToTheChainWhereTheLibraryIsNotExact) {
+  const Case& c = GetParam();
+  const Stream stream = Expect(Stream::Create());
+  const auto library = Expect(MatrixLibrary::Create(/*exact=*/false));
+  const uint32_t max_rows = c.fp32_output ? 256 : 600;
+  const uint32_t padded = LinearShape::PaddedRows(max_rows);
+  const size_t element = c.fp32_output ? 4 : 2;
+  const DeviceArray<uint16_t> weights(size_t{c.n} * c.k);
+  const DeviceArray<uint16_t> bias(c.n);
+  const DeviceArray<uint16_t> inputs(size_t{padded} * c.k);
+  const DeviceArray<uint8_t> outputs(size_t{padded} * c.n * element);
+  const DeviceArray<uint8_t> reference(size_t{padded} * c.n * element);
+  Expect(FillNormalBf16(weights.data(), weights.size(), 1, 0.02f, stream.get()));
+  Expect(FillNormalBf16(bias.data(), bias.size(), 2, 0.5f, stream.get()));
+
+  LinearShape::Spec spec;
+  spec.n = c.n;
+  spec.k = c.k;
+  spec.has_bias = c.bias;
+  spec.fp32_output = c.fp32_output;
+  spec.max_rows = max_rows;
+  LinearShape::Trial trial;
+  trial.weights = {weights.data()};
+  trial.bias = c.bias ? bias.data() : nullptr;
+  trial.inputs = inputs.data();
+  const auto shape = Expect(LinearShape::Create(*library, spec, trial, stream.get()));
+  const Linear linear =
+      Expect(Linear::Create(shape, weights.data(), trial.bias, inputs.data(), {}));
+  std::printf("%s: %u of the %u fastest algorithms exact; the library computes", c.name,
+              shape->num_exact(), shape->num_tried());
+  for (uint32_t rows = 1; rows <= kSkinnyMostRows; ++rows) {
+    if (shape->IsForLibrary(rows)) std::printf(" %u", rows);
+  }
+  std::printf(" of up to %u rows\n", kSkinnyMostRows);
+
+  Expect(FillNormalBf16(inputs.data(), inputs.size(), 99, 1.0f, stream.get()));
+  // The chain, 16 rows at a time.
+  for (uint32_t row = 0; row < max_rows; row += kSkinnyMaxRows) {
+    SkinnyGemm gemm;
+    Expect(MakeSkinnyGemm(weights.data(), inputs.data() + size_t{row} * c.k, kSkinnyMaxRows, c.n,
+                          c.k, {}, &gemm));
+    Expect(RunSkinnyGemm(gemm, std::min(kSkinnyMaxRows, max_rows - row), trial.bias,
+                         reference.data() + size_t{row} * c.n * element, c.fp32_output,
+                         stream.get()));
+  }
+  const std::vector<uint8_t> want = reference.Read();
+  const auto value_at = [&](const std::vector<uint8_t>& data, size_t i) {
+    if (!c.fp32_output) return Bf16At(data, i);
+    float value;
+    std::memcpy(&value, data.data() + 4 * i, 4);
+    return value;
+  };
+  for (const uint32_t rows : {1u, 2u, 3u, 4u, 8u, 9u, 16u, 17u, 32u, 33u, 64u, 200u, 256u, 600u}) {
+    if (rows > max_rows) break;
+    Expect(cudaMemsetAsync(outputs.data(), 0xFF, outputs.size(), stream.get()));
+    Expect(linear.Run(rows, outputs.data(), stream.get()));
+    const std::vector<uint8_t> got = outputs.Read();
+    double squares = 0;
+    double errors = 0;
+    for (size_t i = 0; i < size_t{rows} * c.n; ++i) {
+      const double wanted = value_at(want, i);
+      const double error = value_at(got, i) - wanted;
+      squares += wanted * wanted;
+      errors += error * error;
+    }
+    EXPECT_TRUE(std::sqrt(errors / squares) < (c.fp32_output ? 2e-5 : 1e-2))  // false of NaN
+        << c.name << ", " << rows << " rows: " << std::sqrt(errors / squares);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, LinearTest, testing::ValuesIn(kCases),

@@ -175,6 +175,49 @@ TEST_F(StepBuilderTest, DecodeItemsCoverEachRowsSegmentsOnce) {
   EXPECT_LE(next_part, 64);
 }
 
+// What benchmarks compare exactness with: items of tiles, each with one part.
+class InexactStepBuilderTest : public StepBuilderTest {
+ protected:
+  static StepBuilder::Options Options() {
+    StepBuilder::Options options = SmallOptions();
+    options.exact = false;
+    return options;
+  }
+  InexactStepBuilderTest() : StepBuilderTest(Options()) {}
+};
+
+TEST_F(InexactStepBuilderTest, DecodeItemsCoverEachRowsTilesOnceWithAPartEach) {
+  const std::vector<uint32_t> lengths = {1, 64, 65, 3000};
+  StepPlan fill = PlanOf({});
+  std::vector<SlotRun> runs;
+  for (SlotId slot = 0; slot < lengths.size(); ++slot) {
+    fill.filled.push_back(FillOf(slot, lengths[slot], lengths[slot] - 1, Greedy()));
+    runs.push_back({slot, 1, true});
+  }
+  Build(fill);
+  Build(PlanOf(runs));
+  std::vector<int32_t> next(lengths.size(), 0);
+  std::vector<int32_t> items(lengths.size(), 0);
+  int32_t next_part = 0;
+  for (const DecodeItem& item : inputs().decode_items) {
+    EXPECT_EQ(item.first_segment, next[item.row]);
+    next[item.row] += item.num_segments;
+    const int32_t part = items[item.row]++;
+    if (item.num_items == 1) continue;
+    EXPECT_EQ(item.part, part);
+    EXPECT_EQ(item.num_parts, item.num_items);
+    EXPECT_EQ(item.first_part + item.part, next_part++);
+  }
+  for (size_t row = 0; row < lengths.size(); ++row) {
+    EXPECT_EQ(next[row], static_cast<int32_t>((lengths[row] - 1) / kAttentionTile + 1));
+  }
+  for (const DecodeItem& item : inputs().decode_items) {
+    EXPECT_EQ(item.num_items, items[item.row]);
+  }
+  // 51 tiles and 2 KV heads are 102 pieces of work for 16 thread blocks: 7 tiles an item.
+  EXPECT_EQ(items[3], 7);
+}
+
 TEST_F(StepBuilderTest, PromptLogprobsAskForARowEach) {
   auto params = std::make_shared<SamplingParams>(*Greedy());
   params->prompt_logprobs = 3;

@@ -1,7 +1,6 @@
 #include "worker/device/cuda/gemm/linear.h"
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <utility>
 
@@ -14,11 +13,20 @@ namespace quire::cuda {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;
-constexpr int kMaxAlgorithms = 8;    // asked for, a number of rows
-constexpr int kTimedAlgorithms = 4;  // of the exact ones
+constexpr size_t kAskedAlgorithms = 8;  // a number of rows
+constexpr int kTimedAlgorithms = 4;     // of the exact ones
 constexpr int kTimedRuns = 4;
 // What a product by the library and the kernel for what follows it take, over the product alone.
 constexpr float kFollowUp = 1.08f;
+
+// Where the library is not exact. Split-K leaves each part's sums, in fp32, in the workspace. Steps
+// of up to kMostReplayedRows are replayed as graphs, and so are their timings: a launch by itself
+// would take longer than a short product.
+constexpr size_t kFreeWorkspaceBytes = size_t{256} << 20;
+constexpr size_t kAskedFreeAlgorithms = 32;
+constexpr uint32_t kMostReplayedRows = 256;
+constexpr int kReplayedRuns = 16;
+constexpr int kReplays = 3;
 
 absl::Status LibraryStatus(cublasStatus_t status, absl::string_view what) {
   if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
@@ -48,8 +56,8 @@ absl::StatusOr<Layout> MakeLayout(cudaDataType_t type, uint64_t rows, uint64_t c
   return Layout(layout);
 }
 
-// Without split-K: its parts would be summed in an order of their own.
-absl::StatusOr<Preference> MakePreference(uint64_t workspace_bytes) {
+// If exact without split-K: its parts would be summed in an order of their own.
+absl::StatusOr<Preference> MakePreference(uint64_t workspace_bytes, bool exact) {
   cublasLtMatmulPreference_t preference = nullptr;
   absl::Status status =
       LibraryStatus(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
@@ -62,19 +70,20 @@ absl::StatusOr<Preference> MakePreference(uint64_t workspace_bytes) {
         "cublasLtMatmulPreferenceSetAttribute");
   };
   set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
-  set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
+  set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+      uint32_t{exact ? CUBLASLT_REDUCTION_SCHEME_NONE : CUBLASLT_REDUCTION_SCHEME_MASK});
   if (!status.ok()) return status;
   return made;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<MatrixLibrary>> MatrixLibrary::Create() {
-  std::unique_ptr<MatrixLibrary> library(new MatrixLibrary);
+absl::StatusOr<std::unique_ptr<MatrixLibrary>> MatrixLibrary::Create(bool exact) {
+  std::unique_ptr<MatrixLibrary> library(new MatrixLibrary(exact));
   absl::Status status = LibraryStatus(cublasLtCreate(&library->handle_), "cublasLtCreate");
   if (!status.ok()) return status;
   absl::StatusOr<DeviceBuffer> workspace =
-      DeviceBuffer::Create(kWorkspaceBytes, "cuBLASLt's workspace");
+      DeviceBuffer::Create(exact ? kWorkspaceBytes : kFreeWorkspaceBytes, "cuBLASLt's workspace");
   if (!workspace.ok()) return workspace.status();
   library->workspace_ = *std::move(workspace);
   return library;
@@ -90,7 +99,8 @@ struct LinearShape::Choice {
   Layout inputs;
   Layout outputs;
   cublasLtMatmulAlgo_t algorithm = {};
-  float milliseconds = 0;  // of kTimedRuns
+  // Of kTimedRuns; where the library is not exact, of one run and what follows it.
+  float milliseconds = std::numeric_limits<float>::infinity();
 };
 
 // Compares what the library computes for random inputs with the reference, and times it.
@@ -147,6 +157,34 @@ class LinearShape::Contest {
   }
   // The same for the kernel for few rows, with kSkinnyMostRows. Infinite: it computes fewer.
   absl::StatusOr<float> TimeSkinny() {
+    return WithSkinny(kSkinnyMostRows,
+                      [&](absl::FunctionRef<cudaError_t(size_t)> run) { return TimeRuns(run); });
+  }
+
+  // Where the library is not exact: milliseconds of one run and what follows it.
+  absl::StatusOr<float> TimeFreely(const Choice& choice) {
+    const auto run_once = [&](size_t run) {
+      const cudaError_t error = Run(choice, run);
+      if (error != cudaSuccess || !trial_.follow_up) return error;
+      return trial_.follow_up(choice.rows, stream_);
+    };
+    if (choice.rows <= kMostReplayedRows) return TimeReplays(run_once);
+    const absl::StatusOr<float> warm = TimeRuns(run_once);
+    if (!warm.ok()) return warm;
+    const absl::StatusOr<float> time = TimeRuns(run_once);
+    if (!time.ok()) return time;
+    return *time / kTimedRuns;
+  }
+  absl::StatusOr<float> TimeSkinnyFreely(uint32_t rows) {
+    return WithSkinny(rows,
+                      [&](absl::FunctionRef<cudaError_t(size_t)> run) { return TimeReplays(run); });
+  }
+
+ private:
+  // Infinite: the kernel for few rows computes fewer.
+  absl::StatusOr<float> WithSkinny(
+      uint32_t rows,
+      absl::FunctionRef<absl::StatusOr<float>(absl::FunctionRef<cudaError_t(size_t)>)> time) {
     std::vector<SkinnyGemm> gemms(trial_.weights.size());
     for (size_t i = 0; i < gemms.size(); ++i) {
       const cudaError_t error =
@@ -154,14 +192,13 @@ class LinearShape::Contest {
                          shape_.spec_.n, shape_.spec_.k, {}, &gemms[i]);
       if (error != cudaSuccess) return CudaStatus(error, "a matrix product's trial");
     }
-    if (gemms[0].max_rows < kSkinnyMostRows) return std::numeric_limits<float>::infinity();
-    return TimeRuns([&](size_t run) {
-      return RunSkinnyGemm(gemms[run % gemms.size()], kSkinnyMostRows, trial_.bias, outputs_.data(),
+    if (gemms[0].max_rows < rows) return std::numeric_limits<float>::infinity();
+    return time([&](size_t run) {
+      return RunSkinnyGemm(gemms[run % gemms.size()], rows, trial_.bias, outputs_.data(),
                            shape_.spec_.fp32_output, stream_);
     });
   }
 
- private:
   Contest(const LinearShape& shape, const Trial& trial, cudaStream_t stream)
       : shape_(shape), trial_(trial), stream_(stream) {}
 
@@ -189,6 +226,37 @@ class LinearShape::Contest {
     }
     if (error != cudaSuccess) return CudaStatus(error, "a matrix product's timing");
     return milliseconds;
+  }
+
+  // Milliseconds of one run among those of a graph: the least of several replays.
+  absl::StatusOr<float> TimeReplays(absl::FunctionRef<cudaError_t(size_t run)> run_once) {
+    cudaError_t error = run_once(0);  // loads the kernel
+    if (error == cudaSuccess) error = cudaStreamSynchronize(stream_);
+    if (error != cudaSuccess) return CudaStatus(error, "a matrix product's timing");
+    const absl::StatusOr<Graph> graph =
+        Graph::Capture(stream_, "a matrix product's timing", [&]() -> cudaError_t {
+          cudaError_t captured = cudaSuccess;
+          for (size_t run = 0; run < kReplayedRuns && captured == cudaSuccess; ++run) {
+            captured = run_once(run);
+          }
+          return captured;
+        });
+    if (!graph.ok()) return graph.status();
+    float least = std::numeric_limits<float>::infinity();
+    error = graph->Launch(stream_);
+    for (int replay = 0; replay < kReplays && error == cudaSuccess; ++replay) {
+      float milliseconds = 0;
+      error = cudaEventRecord(begin_.get(), stream_);
+      if (error == cudaSuccess) error = graph->Launch(stream_);
+      if (error == cudaSuccess) error = cudaEventRecord(end_.get(), stream_);
+      if (error == cudaSuccess) error = cudaEventSynchronize(end_.get());
+      if (error == cudaSuccess) {
+        error = cudaEventElapsedTime(&milliseconds, begin_.get(), end_.get());
+      }
+      least = std::min(least, milliseconds / kReplayedRuns);
+    }
+    if (error != cudaSuccess) return CudaStatus(error, "a matrix product's timing");
+    return least;
   }
 
   cudaError_t Run(const Choice& choice, size_t run) const {
@@ -230,7 +298,9 @@ absl::StatusOr<std::shared_ptr<const LinearShape>> LinearShape::Create(MatrixLib
   }
   std::shared_ptr<LinearShape> shape(new LinearShape(library, spec));
   if (spec.dtype != DType::kBF16) return shape;
-  if (absl::Status status = shape->Choose(trial, stream); !status.ok()) return status;
+  absl::Status status =
+      library.exact() ? shape->Choose(trial, stream) : shape->ChooseFreely(trial, stream);
+  if (!status.ok()) return status;
   return shape;
 }
 
@@ -271,9 +341,35 @@ absl::StatusOr<LinearShape::Choice> LinearShape::MakeChoice(uint32_t rows) const
   return choice;
 }
 
+absl::StatusOr<std::vector<cublasLtMatmulAlgo_t>> LinearShape::Propose(
+    const Choice& choice, cublasLtMatmulPreference_t preference, size_t most) const {
+  std::vector<cublasLtMatmulHeuristicResult_t> found(most);
+  int num_found = 0;
+  const cublasStatus_t answer = cublasLtMatmulAlgoGetHeuristic(
+      library_.handle(), operation_, weights_layout_, choice.inputs.get(), choice.outputs.get(),
+      choice.outputs.get(), preference, static_cast<int>(most), found.data(), &num_found);
+  std::vector<cublasLtMatmulAlgo_t> algorithms;
+  if (answer == CUBLAS_STATUS_NOT_SUPPORTED) return algorithms;
+  absl::Status status = LibraryStatus(answer, "cublasLtMatmulAlgoGetHeuristic");
+  if (!status.ok()) return status;
+  found.resize(static_cast<size_t>(num_found));
+  for (const cublasLtMatmulHeuristicResult_t& result : found) {
+    if (result.state == CUBLAS_STATUS_SUCCESS) algorithms.push_back(result.algo);
+  }
+  return algorithms;
+}
+
+// More rows can take less time, where only their number has an algorithm that fills the device.
+void LinearShape::Add(Choice choice) {
+  while (!choices_.empty() && choice.milliseconds < choices_.back().milliseconds) {
+    choices_.pop_back();
+  }
+  choices_.push_back(std::move(choice));
+}
+
 absl::Status LinearShape::Choose(const Trial& trial, cudaStream_t stream) {
   if (absl::Status status = DescribeProduct(); !status.ok()) return status;
-  absl::StatusOr<Preference> preference = MakePreference(library_.workspace_bytes());
+  absl::StatusOr<Preference> preference = MakePreference(library_.workspace_bytes(), true);
   if (!preference.ok()) return preference.status();
   absl::StatusOr<Contest> contest = Contest::Create(*this, trial, stream);
   if (!contest.ok()) return contest.status();
@@ -282,22 +378,15 @@ absl::Status LinearShape::Choose(const Trial& trial, cudaStream_t stream) {
   for (uint32_t rows = PaddedRows(kSkinnyMaxRows + 1); rows <= most; rows = PaddedRows(rows + 1)) {
     absl::StatusOr<Choice> choice = MakeChoice(rows);
     if (!choice.ok()) return choice.status();
-    std::array<cublasLtMatmulHeuristicResult_t, kMaxAlgorithms> found;
-    int num_found = 0;
-    const cublasStatus_t answer = cublasLtMatmulAlgoGetHeuristic(
-        library_.handle(), operation_, weights_layout_, choice->inputs.get(), choice->outputs.get(),
-        choice->outputs.get(), preference->get(), kMaxAlgorithms, found.data(), &num_found);
-    if (answer == CUBLAS_STATUS_NOT_SUPPORTED) continue;
-    absl::Status status = LibraryStatus(answer, "cublasLtMatmulAlgoGetHeuristic");
-    if (!status.ok()) return status;
+    const auto proposed = Propose(*choice, preference->get(), kAskedAlgorithms);
+    if (!proposed.ok()) return proposed.status();
 
-    choice->milliseconds = std::numeric_limits<float>::infinity();
     cublasLtMatmulAlgo_t best = {};
     int num_exact = 0;
-    for (int i = 0; i < num_found && num_exact < kTimedAlgorithms; ++i) {
-      if (found[i].state != CUBLAS_STATUS_SUCCESS) continue;
+    for (const cublasLtMatmulAlgo_t& algorithm : *proposed) {
+      if (num_exact == kTimedAlgorithms) break;
       ++num_tried_;
-      choice->algorithm = found[i].algo;
+      choice->algorithm = algorithm;
       const absl::StatusOr<bool> is_exact = contest->IsExact(*choice);
       if (!is_exact.ok()) return is_exact.status();
       if (!*is_exact) continue;
@@ -306,7 +395,7 @@ absl::Status LinearShape::Choose(const Trial& trial, cudaStream_t stream) {
       if (!time.ok()) return time.status();
       if (*time < choice->milliseconds) {
         choice->milliseconds = *time;
-        best = found[i].algo;
+        best = algorithm;
       }
     }
     num_exact_ += num_exact;
@@ -314,11 +403,7 @@ absl::Status LinearShape::Choose(const Trial& trial, cudaStream_t stream) {
     // odd width) the rows are computed 16 at a time.
     if (num_exact == 0) continue;
     choice->algorithm = best;
-    // More rows can take less time, where only their number has an algorithm that fills the device.
-    while (!choices_.empty() && choice->milliseconds < choices_.back().milliseconds) {
-      choices_.pop_back();
-    }
-    choices_.push_back(*std::move(choice));
+    Add(*std::move(choice));
   }
   if (choices_.empty()) {
     skinny_max_rows_ = kSkinnyMostRows;
@@ -329,6 +414,78 @@ absl::Status LinearShape::Choose(const Trial& trial, cudaStream_t stream) {
   if (*skinny < kFollowUp * choices_.front().milliseconds) skinny_max_rows_ = kSkinnyMostRows;
   return absl::OkStatus();
 }
+
+// --- Not exact: for benchmarks ---------------------------------------------------------------
+
+namespace {
+
+// Numbers of rows that are tried, ascending: the few that graphs have, too.
+uint32_t NextFreeRows(uint32_t rows) {
+  return rows < kSkinnyMaxRows ? 2 * rows : LinearShape::PaddedRows(rows + 1);
+}
+
+}  // namespace
+
+// Whatever the library proposes competes by time alone.
+absl::Status LinearShape::ChooseFreely(const Trial& trial, cudaStream_t stream) {
+  if (absl::Status status = DescribeProduct(); !status.ok()) return status;
+  absl::StatusOr<Preference> preference = MakePreference(library_.workspace_bytes(), false);
+  if (!preference.ok()) return preference.status();
+  absl::StatusOr<Contest> contest = Contest::Create(*this, trial, stream);
+  if (!contest.ok()) return contest.status();
+
+  const uint32_t most = PaddedRows(spec_.max_rows);
+  for (uint32_t rows = 1; rows <= most; rows = NextFreeRows(rows)) {
+    absl::StatusOr<Choice> choice = MakeChoice(rows);
+    if (!choice.ok()) return choice.status();
+    const auto proposed =
+        Propose(*choice, preference->get(),
+                rows <= kMostReplayedRows ? kAskedFreeAlgorithms : kAskedAlgorithms);
+    if (!proposed.ok()) return proposed.status();
+    cublasLtMatmulAlgo_t best = {};
+    bool is_served = false;
+    for (const cublasLtMatmulAlgo_t& algorithm : *proposed) {
+      choice->algorithm = algorithm;
+      const absl::StatusOr<float> time = contest->TimeFreely(*choice);
+      if (!time.ok()) {  // it refuses the product or the capture
+        cudaGetLastError();
+        continue;
+      }
+      if (*time < choice->milliseconds) {
+        choice->milliseconds = *time;
+        best = algorithm;
+        is_served = true;
+      }
+    }
+    if (!is_served) continue;  // then the next larger number of rows serves
+    choice->algorithm = best;
+    const absl::StatusOr<bool> is_exact = contest->IsExact(*choice);
+    if (!is_exact.ok()) return is_exact.status();
+    ++num_tried_;
+    num_exact_ += *is_exact ? 1 : 0;
+    Add(*std::move(choice));
+  }
+  return GiveRowsToFaster(*contest);
+}
+
+// Sets which few rows the library computes.
+absl::Status LinearShape::GiveRowsToFaster(Contest& contest) {
+  skinny_max_rows_ = kSkinnyMostRows;
+  uint32_t before = 0;
+  for (uint32_t rows = 1; rows <= kSkinnyMostRows; rows = NextFreeRows(rows)) {
+    const Choice* const choice = FindChoice(rows);
+    const absl::StatusOr<float> skinny = contest.TimeSkinnyFreely(rows);
+    if (!skinny.ok()) return skinny.status();
+    const bool is_for_library = choice != nullptr && choice->milliseconds < *skinny;
+    for (uint32_t r = before + 1; r <= rows; ++r) {
+      library_rows_ |= uint64_t{is_for_library} << r;
+    }
+    before = rows;
+  }
+  return absl::OkStatus();
+}
+
+// ---------------------------------------------------------------------------------------------
 
 cudaError_t LinearShape::RunInParts(const Spec& spec, const void* weights, const void* bias,
                                     const void* inputs, uint32_t rows, void* outputs,
@@ -347,12 +504,17 @@ cudaError_t LinearShape::RunInParts(const Spec& spec, const void* weights, const
   return error;
 }
 
-cudaError_t LinearShape::RunMany(const void* weights, const void* bias, const void* inputs,
-                                 uint32_t rows, void* outputs, cudaStream_t stream) const {
+const LinearShape::Choice* LinearShape::FindChoice(uint32_t rows) const {
   const auto choice =
       std::lower_bound(choices_.begin(), choices_.end(), rows,
                        [](const Choice& at, uint32_t wanted) { return at.rows < wanted; });
-  if (choice == choices_.end()) {
+  return choice == choices_.end() ? nullptr : &*choice;
+}
+
+cudaError_t LinearShape::RunMany(const void* weights, const void* bias, const void* inputs,
+                                 uint32_t rows, void* outputs, cudaStream_t stream) const {
+  const Choice* const choice = FindChoice(rows);
+  if (choice == nullptr) {
     return RunInParts(spec_, weights, bias, inputs, rows, outputs, stream);
   }
   return RunChoice(*choice, weights, bias, inputs, outputs, stream);

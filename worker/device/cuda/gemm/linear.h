@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -21,23 +22,29 @@
 // cuBLASLt does, with algorithms that do not split K and that gave, at start, bitwise the
 // reference's results for random inputs of that shape and number of rows. Of those the fastest is
 // taken. In fp32 one kernel of our own serves every number of rows.
+//
+// For benchmarks alone there is a library that is not exact: any algorithm competes, split-K
+// included, for every number of rows, and a row's bits depend on how many others there are.
 namespace quire::cuda {
 
 // A library handle and its workspace, shared by all products of one stream.
 class MatrixLibrary {
  public:
-  static absl::StatusOr<std::unique_ptr<MatrixLibrary>> Create();
+  // exact = false: see above; for benchmarks.
+  static absl::StatusOr<std::unique_ptr<MatrixLibrary>> Create(bool exact = true);
   ~MatrixLibrary();
   MatrixLibrary(const MatrixLibrary&) = delete;
   MatrixLibrary& operator=(const MatrixLibrary&) = delete;
 
+  bool exact() const { return exact_; }
   cublasLtHandle_t handle() const { return handle_; }
   void* workspace() const { return workspace_.data(); }
   size_t workspace_bytes() const { return workspace_.size(); }
 
  private:
-  MatrixLibrary() = default;
+  explicit MatrixLibrary(bool exact) : exact_(exact) {}
 
+  const bool exact_;
   cublasLtHandle_t handle_ = nullptr;
   DeviceBuffer workspace_;
 };
@@ -59,6 +66,9 @@ class LinearShape {
     std::vector<const void*> weights;
     const void* bias = nullptr;
     void* inputs = nullptr;  // [PaddedRows(max_rows), k], overwritten
+    // Where the library is not exact: enqueues what follows the library's product of so many rows,
+    // and what the kernel for few of them does along with its own. Empty: nothing does.
+    std::function<cudaError_t(uint32_t rows, cudaStream_t stream)> follow_up;
   };
 
   // Tries the algorithms for every number of rows up to max_rows. RESOURCE_EXHAUSTED: memory for
@@ -78,11 +88,16 @@ class LinearShape {
   const Spec& spec() const { return spec_; }
   // Rows up to which the kernel for few of them is the faster.
   uint32_t skinny_max_rows() const { return skinny_max_rows_; }
-  // Algorithms that were tried, and how many of them gave the reference's bits.
+  // Whether the library computes so many rows all the same: never where it is exact.
+  bool IsForLibrary(uint32_t rows) const {
+    return rows <= kSkinnyMostRows && ((library_rows_ >> rows) & 1) != 0;
+  }
+  // Algorithms that were tried, and how many of them gave the reference's bits. Where the library
+  // is not exact: the fastest for each number of rows, and how many of them would have done.
   uint32_t num_tried() const { return num_tried_; }
   uint32_t num_exact() const { return num_exact_; }
 
-  // More rows than kSkinnyMaxRows, up to max_rows.
+  // More rows than kSkinnyMaxRows, up to max_rows, or what IsForLibrary().
   cudaError_t RunMany(const void* weights, const void* bias, const void* inputs, uint32_t rows,
                       void* outputs, cudaStream_t stream) const;
 
@@ -91,8 +106,17 @@ class LinearShape {
   class Contest;
   LinearShape(MatrixLibrary& library, const Spec& spec);
   absl::Status Choose(const Trial& trial, cudaStream_t stream);
+  absl::Status ChooseFreely(const Trial& trial, cudaStream_t stream);
+  absl::Status GiveRowsToFaster(Contest& contest);
   absl::Status DescribeProduct();
   absl::StatusOr<Choice> MakeChoice(uint32_t rows) const;
+  // Up to `most` algorithms, what the library takes for the fastest first.
+  absl::StatusOr<std::vector<cublasLtMatmulAlgo_t>> Propose(const Choice& choice,
+                                                            cublasLtMatmulPreference_t preference,
+                                                            size_t most) const;
+  void Add(Choice choice);
+  // What computes so many rows, or null.
+  const Choice* FindChoice(uint32_t rows) const;
   cudaError_t RunChoice(const Choice& choice, const void* weights, const void* bias,
                         const void* inputs, void* outputs, cudaStream_t stream) const;
   // The reference itself, kSkinnyMaxRows rows at a time.
@@ -106,6 +130,7 @@ class LinearShape {
   cublasLtMatrixLayout_t weights_layout_ = nullptr;
   std::vector<Choice> choices_;  // ascending rows; beyond the last the library has nothing exact
   uint32_t skinny_max_rows_ = kSkinnyMaxRows;
+  uint64_t library_rows_ = 0;  // bit r: IsForLibrary(r)
   uint32_t num_tried_ = 0;
   uint32_t num_exact_ = 0;
 };
@@ -124,7 +149,8 @@ class Linear {
   // Whether so many rows are computed by the kernel for few of them, which can do what follows the
   // product along with it.
   bool IsSkinny(uint32_t rows) const {
-    return shape_->spec().dtype == DType::kBF16 && rows <= skinny_.max_rows;
+    return shape_->spec().dtype == DType::kBF16 && rows <= skinny_.max_rows &&
+           !shape_->IsForLibrary(rows);
   }
   bool is_paired() const { return skinny_.pairing.half > 0; }
 

@@ -13,11 +13,11 @@ using Bf16Kernels = AttentionKernels<DType::kBF16>;
 using F32Kernels = AttentionKernels<DType::kF32>;
 
 bool Supported(const AttentionArgs& args) {
-  return (args.dtype == DType::kBF16 || args.dtype == DType::kF32) && args.num_kv_heads > 0 &&
-         args.num_heads > 0 && args.num_heads % args.num_kv_heads == 0 && args.head_dim > 0 &&
-         args.head_dim <= 256 && args.head_dim % 16 == 0 && args.block_size >= 16 &&
-         args.block_size <= kAttentionSegment && std::has_single_bit(args.block_size) &&
-         args.scale > 0;
+  return (args.dtype == DType::kBF16 || (args.dtype == DType::kF32 && args.exact)) &&
+         args.num_kv_heads > 0 && args.num_heads > 0 && args.num_heads % args.num_kv_heads == 0 &&
+         args.head_dim > 0 && args.head_dim <= 256 && args.head_dim % 16 == 0 &&
+         args.block_size >= 16 && args.block_size <= kAttentionSegment &&
+         std::has_single_bit(args.block_size) && args.scale > 0;
 }
 
 AttentionParams MakeParams(const AttentionArgs& args) {

@@ -2,6 +2,7 @@
 
 #include "worker/device/cuda/kernels/attention_mma_inl.cuh"
 
+// kExact is AttentionArgs::exact.
 namespace quire::cuda {
 namespace {
 
@@ -12,6 +13,10 @@ namespace {
 
 constexpr uint32_t kDecodeStages = 3;
 constexpr uint32_t kRowsPerMatrix = 16;
+
+// What an item counts its keys in.
+template <bool kExact>
+constexpr uint32_t kItemTiles = kExact ? kTilesPerSegment : 1;
 
 // Thread blocks that a multiprocessor's shared memory holds.
 template <int kHeadDim>
@@ -31,7 +36,7 @@ struct DecodeShared {
 };
 
 // The tiles of a thread block's work in order, copied ahead of their use.
-template <int kHeadDim>
+template <int kHeadDim, bool kExact>
 class TileStream {
  public:
   __device__ TileStream(const AttentionParams& params, const DecodeItem* items, uint32_t num_work)
@@ -55,7 +60,8 @@ class TileStream {
   __device__ void Advance() {
     while (tile_ >= end_tile_) {
       if (next_ >= num_work_) return;
-      const DecodeWork work = LoadDecodeWork<kRowsPerMatrix>(params_, items_, next_);
+      const DecodeWork work =
+          LoadDecodeWork<kRowsPerMatrix, kItemTiles<kExact>>(params_, items_, next_);
       next_ += gridDim.x;
       tile_ = work.tile;
       end_tile_ = work.end_tile;
@@ -106,7 +112,7 @@ __device__ void StorePartial(const AttentionParams& params, const DecodeWork& wo
   }
 }
 
-template <int kHeadDim, int kHalves>
+template <int kHeadDim, int kHalves, bool kExact>
 __global__ void __launch_bounds__(kAttentionThreads, kDecodeResidentBlocks<kHeadDim>)
     DecodeBf16(const __grid_constant__ AttentionParams params, const DecodeItem* items,
                const uint32_t* num_items) {
@@ -124,7 +130,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kDecodeResidentBlocks<kHead
   const uint32_t pieces = GroupPieces<kRowsPerMatrix>(params);
   const uint32_t num_work = *num_items * params.args.num_kv_heads * pieces;
   if (blockIdx.x >= num_work && blockIdx.x > 0) return;
-  TileStream<kHeadDim> stream(params, items, num_work);
+  TileStream<kHeadDim, kExact> stream(params, items, num_work);
   WaitForPrimary();
   LetSecondaryStart();
   for (uint32_t stage = 0; stage + 1 < kDecodeStages; ++stage) {
@@ -133,7 +139,8 @@ __global__ void __launch_bounds__(kAttentionThreads, kDecodeResidentBlocks<kHead
 
   uint32_t stage = 0;
   for (uint32_t index = blockIdx.x; index < num_work; index += gridDim.x) {
-    const DecodeWork work = LoadDecodeWork<kRowsPerMatrix>(params, items, index);
+    const DecodeWork work =
+        LoadDecodeWork<kRowsPerMatrix, kItemTiles<kExact>>(params, items, index);
     const uint32_t num_heads = min(params.group - work.first_head, kRowsPerMatrix);
     const size_t first_head = work.kv_head * params.group + work.first_head;
     const auto row_of = [&](auto* base, size_t stride, uint32_t row) {
@@ -161,11 +168,13 @@ __global__ void __launch_bounds__(kAttentionThreads, kDecodeResidentBlocks<kHead
       StorePartial(params, work, num_heads, first_column, part++, segment);
       segment.Reset();
     };
-    const int32_t first_seen =
-        min(static_cast<int32_t>(work.tile / kTilesPerSegment) - work.item.first_segment,
-            work.item.num_segments);
-    if (splits) {
-      while (part < work.item.part + first_seen) store_part();
+    if constexpr (kExact) {
+      const int32_t first_seen =
+          min(static_cast<int32_t>(work.tile / kTilesPerSegment) - work.item.first_segment,
+              work.item.num_segments);
+      if (splits) {
+        while (part < work.item.part + first_seen) store_part();
+      }
     }
     for (uint32_t tile = work.tile; tile < work.end_tile; ++tile) {
       WaitForCopies<kDecodeStages - 2>();
@@ -209,18 +218,29 @@ __global__ void __launch_bounds__(kAttentionThreads, kDecodeResidentBlocks<kHead
       AddValues<kHeadDim, kColumns / 16>(weights, keys + Stage<kHeadDim>::kTileBytes, first_column,
                                          segment.values);
       stage = stage + 1 == kDecodeStages ? 0 : stage + 1;
-      const bool ends_segment =
-          tile % kTilesPerSegment == kTilesPerSegment - 1 || tile + 1 == work.end_tile;
-      if (ends_segment && splits) {
+      if constexpr (kExact) {
+        const bool ends_segment =
+            tile % kTilesPerSegment == kTilesPerSegment - 1 || tile + 1 == work.end_tile;
+        if (ends_segment && splits) {
+          store_part();
+        } else if (ends_segment) {
+          row_state.Merge(segment);
+          segment.Reset();
+        }
+      }
+    }
+    if constexpr (!kExact) {
+      if (splits) {
         store_part();
-      } else if (ends_segment) {
+      } else {
         row_state.Merge(segment);
-        segment.Reset();
       }
     }
 
     if (splits) {
-      while (part < work.item.part + work.item.num_segments) store_part();
+      if constexpr (kExact) {
+        while (part < work.item.part + work.item.num_segments) store_part();
+      }
       uint32_t* arrivals = params.args.arrivals +
                            static_cast<size_t>(work.item.first_part) * params.args.num_kv_heads +
                            work.kv_head;
@@ -247,11 +267,15 @@ __global__ void __launch_bounds__(kAttentionThreads, kDecodeResidentBlocks<kHead
 // 16 a warp. A group of more than 64 heads takes several blocks.
 
 // What a head_dim leaves room for: 128 threads' registers hold queries and sums up to 128 columns.
-template <int kHeadDim>
+// One softmax over all keys needs registers for one state alone.
+template <int kHeadDim, bool kExact>
 struct PrefillShape {
   static constexpr bool kInRegisters = kHeadDim <= 128;
   static constexpr uint32_t kStages = 2;
-  static constexpr int kResidentBlocks = kHeadDim == 64 ? 3 : kHeadDim == 128 ? 2 : 1;
+  static constexpr int kResidentBlocks = (kHeadDim == 64    ? 3
+                                          : kHeadDim == 128 ? 2
+                                                            : 1) +
+                                         (kExact || kHeadDim == 256 ? 0 : 1);
   using Query =
       std::conditional_t<kInRegisters, QueryInRegisters<kHeadDim>, QueryInShared<kHeadDim>>;
   using State = RowState<
@@ -269,10 +293,11 @@ inline __host__ __device__ uint32_t PrefillPasses(const AttentionParams& params)
   return (params.group + kPrefillRows - 1) / kPrefillRows;
 }
 
-template <int kHeadDim>
-__global__ void __launch_bounds__(kAttentionThreads, PrefillShape<kHeadDim>::kResidentBlocks)
+template <int kHeadDim, bool kExact>
+__global__ void __launch_bounds__(kAttentionThreads,
+                                  PrefillShape<kHeadDim, kExact>::kResidentBlocks)
     PrefillBf16(const __grid_constant__ AttentionParams params, const PrefillTile* tiles) {
-  using Shape = PrefillShape<kHeadDim>;
+  using Shape = PrefillShape<kHeadDim, kExact>;
   extern __shared__ __align__(128) unsigned char shared[];
   const uint32_t stages = SharedAddress(shared);
 
@@ -357,13 +382,16 @@ __global__ void __launch_bounds__(kAttentionThreads, PrefillShape<kHeadDim>::kRe
       SoftmaxStep<2>(params.exponent_scale, scores, segment, weights);
       AddValues<kHeadDim, kHeadDim / 16>(weights, keys + Stage<kHeadDim>::kTileBytes, 0,
                                          segment.values);
-      if (tile % kTilesPerSegment == kTilesPerSegment - 1 || position + kTileSize > high) {
-        row_state.Merge(segment);
-        segment.Reset();
+      if constexpr (kExact) {
+        if (tile % kTilesPerSegment == kTilesPerSegment - 1 || position + kTileSize > high) {
+          row_state.Merge(segment);
+          segment.Reset();
+        }
       }
     }
     stage = stage + 1 == Shape::kStages ? 0 : stage + 1;
   }
+  if constexpr (!kExact) row_state.Merge(segment);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (output_rows[half] < 0) continue;
@@ -375,20 +403,25 @@ __global__ void __launch_bounds__(kAttentionThreads, PrefillShape<kHeadDim>::kRe
 
 // --- Launches ------------------------------------------------------------------------------------
 
-// Calls `use` with the smallest head_dim that there is a kernel for and that holds the model's.
+// Calls `use` with the smallest head_dim that there is a kernel for and that holds the model's, and
+// whether to be exact.
 template <typename Use>
-cudaError_t WithHeadDim(const AttentionParams& params, Use use) {
-  if (params.args.head_dim <= 64) return use(std::integral_constant<int, 64>());
-  if (params.args.head_dim <= 128) return use(std::integral_constant<int, 128>());
-  return use(std::integral_constant<int, 256>());
+cudaError_t WithShape(const AttentionParams& params, Use use) {
+  const auto with_exact = [&](auto head_dim) {
+    if (params.args.exact) return use(head_dim, std::true_type());
+    return use(head_dim, std::false_type());
+  };
+  if (params.args.head_dim <= 64) return with_exact(std::integral_constant<int, 64>());
+  if (params.args.head_dim <= 128) return with_exact(std::integral_constant<int, 128>());
+  return with_exact(std::integral_constant<int, 256>());
 }
 
 // The same, and with the halves of a matrix's rows that the heads of a group fill.
 template <typename Use>
 cudaError_t WithDecodeShape(const AttentionParams& params, Use use) {
-  return WithHeadDim(params, [&](auto head_dim) {
-    if (params.group <= 8) return use(head_dim, std::integral_constant<int, 1>());
-    return use(head_dim, std::integral_constant<int, 2>());
+  return WithShape(params, [&](auto head_dim, auto exact) {
+    if (params.group <= 8) return use(head_dim, std::integral_constant<int, 1>(), exact);
+    return use(head_dim, std::integral_constant<int, 2>(), exact);
   });
 }
 
@@ -399,8 +432,8 @@ cudaError_t AttentionKernels<DType::kBF16>::Decode(const AttentionParams& params
                                                    const DecodeItem* items,
                                                    const uint32_t* num_items, uint32_t num_blocks,
                                                    cudaStream_t stream) {
-  return WithDecodeShape(params, [&](auto head_dim, auto halves) {
-    return LaunchAttention(DecodeBf16<head_dim(), halves()>, num_blocks, kAttentionThreads,
+  return WithDecodeShape(params, [&](auto head_dim, auto halves, auto exact) {
+    return LaunchAttention(DecodeBf16<head_dim(), halves(), exact()>, num_blocks, kAttentionThreads,
                            DecodeShared<head_dim(), halves()>::kBytes, stream, params, items,
                            num_items);
   });
@@ -411,17 +444,17 @@ cudaError_t AttentionKernels<DType::kBF16>::Prefill(const AttentionParams& param
                                                     const PrefillTile* tiles, uint32_t num_tiles,
                                                     cudaStream_t stream) {
   const uint32_t num_blocks = num_tiles * PrefillPasses(params) * params.args.num_kv_heads;
-  return WithHeadDim(params, [&](auto head_dim) {
-    return LaunchAttention(PrefillBf16<head_dim()>, num_blocks, kAttentionThreads,
-                           PrefillShape<head_dim()>::kBytes, stream, params, tiles);
+  return WithShape(params, [&](auto head_dim, auto exact) {
+    return LaunchAttention(PrefillBf16<head_dim(), exact()>, num_blocks, kAttentionThreads,
+                           PrefillShape<head_dim(), exact()>::kBytes, stream, params, tiles);
   });
 }
 
 template <>
 cudaError_t AttentionKernels<DType::kBF16>::DecodeBlocks(const AttentionParams& params,
                                                          int* num_blocks) {
-  return WithDecodeShape(params, [&](auto head_dim, auto halves) {
-    return ResidentBlocks(DecodeBf16<head_dim(), halves()>, kAttentionThreads,
+  return WithDecodeShape(params, [&](auto head_dim, auto halves, auto exact) {
+    return ResidentBlocks(DecodeBf16<head_dim(), halves(), exact()>, kAttentionThreads,
                           DecodeShared<head_dim(), halves()>::kBytes, num_blocks);
   });
 }

@@ -73,7 +73,8 @@ inline __device__ uint32_t GroupPieces(const AttentionParams& params) {
   return (params.group + kMaxHeads - 1) / kMaxHeads;
 }
 
-template <uint32_t kMaxHeads>
+// kItemTiles: what an item counts its keys in.
+template <uint32_t kMaxHeads, uint32_t kItemTiles = kTilesPerSegment>
 inline __device__ DecodeWork LoadDecodeWork(const AttentionParams& params, const DecodeItem* items,
                                             uint32_t index) {
   const uint32_t pieces = GroupPieces<kMaxHeads>(params);
@@ -87,8 +88,8 @@ inline __device__ DecodeWork LoadDecodeWork(const AttentionParams& params, const
   work.position = params.args.row_positions[work.item.row];
   work.first_key = FirstKey(params, work.position);
   work.table = params.args.block_tables + static_cast<size_t>(slot) * params.args.table_stride;
-  const int32_t first = work.item.first_segment * static_cast<int32_t>(kTilesPerSegment);
-  const int32_t end = first + work.item.num_segments * static_cast<int32_t>(kTilesPerSegment);
+  const int32_t first = work.item.first_segment * static_cast<int32_t>(kItemTiles);
+  const int32_t end = first + work.item.num_segments * static_cast<int32_t>(kItemTiles);
   const int32_t tile_size = static_cast<int32_t>(kAttentionTile);
   work.tile = max(first, work.first_key / tile_size);
   work.end_tile = min(end, work.position / tile_size + 1);
