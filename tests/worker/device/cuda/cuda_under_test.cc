@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "worker/device/cuda/cuda_ranks.h"
+
 namespace quire {
 namespace {
 
@@ -20,7 +22,33 @@ class CudaUnderTest final : public ExecutorUnderTest {
   const std::unique_ptr<CudaExecutor> executor_;
 };
 
+class CudaRanksUnderTest final : public ExecutorUnderTest {
+ public:
+  explicit CudaRanksUnderTest(std::unique_ptr<RankGroupExecutor> ranks)
+      : ranks_(std::move(ranks)) {}
+
+  void set_logits_observer(LogitsObserver observer) override {
+    rank(0).set_logits_observer(std::move(observer));
+  }
+  void FillWithNan(BlockId block) override {
+    for (uint32_t i = 0; i < ranks_->size(); ++i) rank(i).FillWithNanForTest(block);
+  }
+
+ private:
+  CudaExecutor& rank(uint32_t index) { return static_cast<CudaExecutor&>(ranks_->rank(index)); }
+  ModelExecutor& executor() override { return *ranks_; }
+
+  const std::unique_ptr<RankGroupExecutor> ranks_;
+};
+
 }  // namespace
+
+absl::StatusOr<std::unique_ptr<ExecutorUnderTest>> MakeCudaRanksUnderTest(
+    const CudaExecutorOptions& options, uint32_t size, const Weights& weights) {
+  auto ranks = CreateCudaRanks(options, size, weights, nullptr);
+  if (!ranks.ok()) return ranks.status();
+  return std::make_unique<CudaRanksUnderTest>(*std::move(ranks));
+}
 
 absl::StatusOr<std::unique_ptr<ExecutorUnderTest>> MakeCudaUnderTest(
     const CudaExecutorOptions& options, const Weights& weights) {

@@ -1,6 +1,7 @@
 #ifndef QUIRE_TESTS_WORKER_DEVICE_CUDA_CUDA_UNDER_TEST_H_
 #define QUIRE_TESTS_WORKER_DEVICE_CUDA_CUDA_UNDER_TEST_H_
 
+#include <cstdint>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -12,6 +13,10 @@ namespace quire {
 // Errors: those of CudaExecutor::Create.
 absl::StatusOr<std::unique_ptr<ExecutorUnderTest>> MakeCudaUnderTest(
     const CudaExecutorOptions& options, const Weights& weights);
+
+// The same of a tensor-parallel group of `size` ranks. Errors: those of CreateCudaRanks.
+absl::StatusOr<std::unique_ptr<ExecutorUnderTest>> MakeCudaRanksUnderTest(
+    const CudaExecutorOptions& options, uint32_t size, const Weights& weights);
 
 }  // namespace quire
 

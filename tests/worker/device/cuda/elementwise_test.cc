@@ -284,6 +284,45 @@ TYPED_TEST(ElementwiseTest, AChainInAGraphIsTheChainOneByOne) {
   }
 }
 
+// Rows whose columns came part by part are the rows; the last part may be shorter, and in fp32 of
+// any width.
+TYPED_TEST(ElementwiseTest, JoinPartsPutsColumnsSideBySide) {
+  using T = TypeParam;
+  struct Shape {
+    uint32_t rows, width, part;
+  };
+  std::vector<Shape> shapes = {{1, 64, 32}, {5, 4096, 1024}, {33, 96, 96}, {300, 14336, 7168}};
+  if (kDType<T> == DType::kF32) {
+    shapes.insert(shapes.end(), {{3, 199, 112}, {64, 128256, 64128}, {7, 50257, 12576}});
+  }
+  for (const Shape& shape : shapes) {
+    const std::vector<T> whole = RandomValues<T>(size_t{shape.rows} * shape.width, shape.width);
+    const uint32_t ranks = (shape.width + shape.part - 1) / shape.part;
+    std::vector<T> parts(size_t{ranks} * shape.rows * shape.part);
+    for (uint32_t rank = 0; rank < ranks; ++rank) {
+      const uint32_t first = rank * shape.part;
+      const uint32_t columns = std::min(shape.part, shape.width - first);
+      for (uint32_t row = 0; row < shape.rows; ++row) {
+        std::copy_n(whole.begin() + size_t{row} * shape.width + first, columns,
+                    parts.begin() + size_t{rank} * shape.rows * shape.part + size_t{row} * columns);
+      }
+    }
+    const DeviceArray<T> device_parts(parts);
+    const DeviceArray<T> out(whole.size() + 1);
+    JoinPartsArgs args;
+    args.dtype = kDType<T>;
+    args.num_rows = shape.rows;
+    args.width = shape.width;
+    args.part = shape.part;
+    args.parts = device_parts.data();
+    args.out = out.data();
+    Expect(JoinParts(args, nullptr));
+    std::vector<T> expected = whole;
+    std::memset(static_cast<void*>(&expected.emplace_back()), 0xff, sizeof(T));  // untouched
+    EXPECT_TRUE(SameBits(out.Read(), expected)) << shape.rows << " x " << shape.width;
+  }
+}
+
 TEST(ElementwiseArguments, UnservedOnesAreRefused) {
   AddNormArgs norm;
   norm.num_rows = 1;
@@ -293,6 +332,11 @@ TEST(ElementwiseArguments, UnservedOnesAreRefused) {
   embed.num_rows = 1;
   embed.dtype = DType::kF16;
   EXPECT_EQ(Embed(embed, nullptr), cudaErrorInvalidValue);
+  JoinPartsArgs join;
+  join.num_rows = 1;
+  join.width = 100;
+  join.part = 50;
+  EXPECT_EQ(JoinParts(join, nullptr), cudaErrorInvalidValue);
   // No rows: nothing is launched.
   EXPECT_EQ(SiluMul(SiluMulArgs(), nullptr), cudaSuccess);
 }
