@@ -17,6 +17,7 @@
 #include "worker/device/cuda/device_info.h"
 #endif
 #include "worker/device/fake/fake_executor.h"
+#include "worker/device/fake/lost_device.h"
 #ifdef QUIRE_TORCH
 #include "worker/device/torch_baseline/torch_baseline_executor.h"
 #endif
@@ -172,6 +173,17 @@ PagedDevice DescribeRanks(std::unique_ptr<RankGroupExecutor> ranks, const std::s
   device.name = absl::StrCat(ranks->size(), " ranks, ", name);
   device.executor = std::move(ranks);
   return device;
+}
+
+void LoseDeviceAt(uint64_t step, std::unique_ptr<ModelExecutor>* executor) {
+  const auto wrap = [step](std::unique_ptr<ModelExecutor> device) {
+    return std::make_unique<LostDevice>(std::move(device), step);
+  };
+  if (auto* const ranks = dynamic_cast<RankGroupExecutor*>(executor->get())) {
+    ranks->WrapRankForTest(ranks->size() - 1, wrap);
+  } else {
+    *executor = wrap(std::move(*executor));
+  }
 }
 
 // The engine around it.
@@ -359,6 +371,9 @@ absl::StatusOr<BuiltEngine> BuildEngine(const EngineSettings& asked,
 #endif
     }
     if (!built.ok()) return built.status();
+    if (settings.lose_device_at_step > 0) {
+      LoseDeviceAt(settings.lose_device_at_step, &built->executor);
+    }
     built->dtype = (*weights)->dtype() == DType::kF32 ? "fp32" : "bf16";
     built->warnings = (*weights)->warnings();
   }

@@ -36,6 +36,8 @@ struct EngineSettings {
   uint32_t tensor_parallel_size = 1;
   uint32_t num_threads = 0;   // default: one a core
   uint32_t fake_step_us = 0;  // how long a step of the fake engine takes
+  // For tests: the step at which the device, or that of the last rank, is lost; 0: never.
+  uint32_t lose_device_at_step = 0;
 };
 
 struct BuiltEngine {

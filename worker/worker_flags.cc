@@ -56,6 +56,10 @@ void DeclareFlags(FlagSet& flags, WorkerFlags* f) {
   flags.Add("num-threads", &e.num_threads, "Kernel threads; 0: one a core");
   flags.Add("fake-step-us", &e.fake_step_us, "Microseconds a step of the fake engine takes")
       ->group("");
+  flags
+      .Add("lose-device-at-step", &e.lose_device_at_step,
+           "For tests: the step at which the device, or the last rank's, is lost")
+      ->group("");
   DeclareServerFlags(flags, f);
   flags.Add("join", &f->join, "HOST:PORT of a coordinator to announce this worker to; repeats");
   flags.Add("worker-name", &f->worker_name, "Name in GetLoad; default: the advertised address");

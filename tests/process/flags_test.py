@@ -85,6 +85,8 @@ class FlagsTest(unittest.TestCase):
                 (["--host", "0.0.0.0"], ["--insecure"]),
                 (["--kv-cache-memory-bytes", 1], ["--kv-cache-memory-bytes"]),
                 (["--block-size", 0], ["--block-size"]),
+                (["--tensor-parallel-size", 4], ["tensor_parallel_size 4", "num_attention_heads, 6"]),
+                (["--tensor-parallel-size", 2, "--engine", "baseline"], ["--tensor-parallel-size"]),
         ):
             with self.subTest(flags=flags):
                 self.assert_refused(run("quire-worker", "--model", TINY, "--port", 0, *flags), *words)

@@ -52,6 +52,15 @@ def has_gpu() -> bool:
         return False
 
 
+def gpu_count() -> int:
+    """GPUs that this process sees."""
+    if not has_gpu():
+        return 0
+    count = ctypes.c_int(0)
+    ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(count))
+    return count.value
+
+
 def figure(what: str, value: float, unit: str, must: str = "") -> None:
     """Notes a measured figure for the summary that main prints."""
     _figures.append(f"{what}: {value:,.1f} {unit}" + (f" (must: {must})" if must else ""))
@@ -94,6 +103,7 @@ class Process:
         self._log = log
         self._killed = False
         self._terminated = False
+        self._expected_code = 0
         with log.open("wb") as stderr:
             # A test that dies takes its processes along.
             self._process = subprocess.Popen(
@@ -138,6 +148,12 @@ class Process:
         self._process.kill()
         self.wait()
 
+    def expect_exit(self, code: int) -> None:
+        """Waits for its end by itself, with this exit code."""
+        self._expected_code = code
+        if (ended := self.wait()) != code:
+            raise AssertionError(f"{self.program} ended with {ended}, not {code}:\n{self.last_words()}")
+
     def wait(self) -> int:
         """The exit code."""
         try:
@@ -150,10 +166,10 @@ class Process:
         return code
 
     def close(self) -> None:
-        """Ends it if it runs, and checks that it ended well: by SIGTERM with code 0, or by the test's own kill."""
+        """Ends it if it runs, and checks that it ended well: by SIGTERM with code 0, by the test's own kill, or as expected."""
         self.terminate()
         code = self.wait()
-        if _SANITIZER_REPORT.search(self.log()) or (code != 0 and not self._killed):
+        if _SANITIZER_REPORT.search(self.log()) or (code != self._expected_code and not self._killed):
             raise AssertionError(f"{self.program} ended with exit code {code}:\n{self.last_words()}")
 
     def _read_address(self) -> str:

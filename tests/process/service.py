@@ -37,7 +37,8 @@ class Stream:
         self.tokens: dict[int, list[int]] = defaultdict(list)
         self.texts: dict[int, str] = defaultdict(str)
         self.error: QuireError | None = None
-        self.ended_at: float | None = None  # time.monotonic()
+        self.last_token_at: float | None = None  # time.monotonic()
+        self.ended_at: float | None = None  # likewise
         self._call = call
         self._resumed = resumed
         self._violation: str | None = None
@@ -109,6 +110,7 @@ class Stream:
             self._violation = f"choice {delta.choice}: index {delta.first_index} came, {expected} was next"
         self.deltas.append(delta)
         self.tokens[delta.choice] += delta.token_ids
+        self.last_token_at = time.monotonic()
         self.texts[delta.choice] += delta.text
 
 

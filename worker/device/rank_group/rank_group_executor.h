@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -45,6 +46,11 @@ class RankGroupExecutor final : public ModelExecutor {
 
   uint32_t size() const { return static_cast<uint32_t>(ranks_.size()); }
   ModelExecutor& rank(uint32_t index) { return *ranks_[index]; }
+  // For tests: puts `wrap`'s executor in the place of the rank's own.
+  using WrapRank = std::function<std::unique_ptr<ModelExecutor>(std::unique_ptr<ModelExecutor>)>;
+  void WrapRankForTest(uint32_t index, const WrapRank& wrap) {
+    ranks_[index] = wrap(std::move(ranks_[index]));
+  }
 
  private:
   using Work = absl::FunctionRef<absl::Status(uint32_t rank)>;

@@ -18,9 +18,9 @@
 #include "tests/worker/device/exactness/engine_schedule.h"
 #include "tests/worker/device/exactness/engine_subject.h"
 #include "tests/worker/device/exactness/test_models.h"
-#include "worker/device/cuda/cuda_rank_group.h"
 #include "worker/device/cuda/cuda_ranks.h"
 #include "worker/device/cuda/device_info.h"
+#include "worker/device/fake/lost_device.h"
 #include "worker/model/model_config.h"
 
 namespace quire {
@@ -122,55 +122,20 @@ TEST_P(CudaRanksTest, AGroupOfAnySizeHasTheBitsOfOneGpu) {
 INSTANTIATE_TEST_SUITE_P(Subjects, CudaRanksTest, testing::ValuesIn(Subjects()),
                          [](const auto& info) { return info.param.name; });
 
-// A rank whose device is gone at a step: its part never comes.
-class LostRank final : public ModelExecutor {
- public:
-  LostRank(std::unique_ptr<ModelExecutor> rank, uint64_t lost_at)
-      : rank_(std::move(rank)), lost_at_(lost_at) {}
-
-  const ExecutorLimits& limits() const override { return rank_->limits(); }
-  absl::Status Launch(const StepPlan& plan) override {
-    // Its error comes when the step is collected, as a kernel's does: others wait on their devices.
-    if (plan.step >= lost_at_) return absl::OkStatus();
-    return rank_->Launch(plan);
-  }
-  absl::Status Collect(StepResult* result) override {
-    if (++collected_ >= lost_at_) return absl::InternalError("the device is gone");
-    return rank_->Collect(result);
-  }
-
- private:
-  const std::unique_ptr<ModelExecutor> rank_;
-  const uint64_t lost_at_;
-  uint64_t collected_ = 0;
-};
-
 TEST(CudaRanksLossTest, ALostRankEndsTheGroupWithinASecond) {
   constexpr uint32_t kSize = 2;
   constexpr uint64_t kLostAt = 5;
   if (const std::string why = WhyFewer(kSize); !why.empty()) GTEST_SKIP() << why;
   const auto weights = RandomWeights(ShardableModels().front().config, DType::kBF16);
-  const auto created = CudaRankGroup::Create(kSize);
-  ASSERT_TRUE(created.ok()) << created.status();
-  const std::shared_ptr<CudaRankGroup> group = *created;
   CudaExecutorOptions options;
   options.num_slots = 4;
   options.max_num_batched_tokens = 64;
   options.num_blocks = 64;
-  auto ranks = RankGroupExecutor::Create(
-      kSize,
-      [&](uint32_t rank) -> absl::StatusOr<std::unique_ptr<ModelExecutor>> {
-        CudaExecutorOptions own = options;
-        own.device = static_cast<int>(rank);
-        own.shard = {rank, kSize};
-        own.group = group.get();
-        auto executor = CudaExecutor::Create(own, *weights, nullptr);
-        if (!executor.ok()) return executor.status();
-        if (rank == 0) return *std::move(executor);
-        return std::make_unique<LostRank>(*std::move(executor), kLostAt);
-      },
-      [group](const absl::Status& why) { group->Abort(why); });
+  const auto ranks = CreateCudaRanks(options, kSize, *weights, nullptr);
   ASSERT_TRUE(ranks.ok()) << ranks.status();
+  (*ranks)->WrapRankForTest(1, [](std::unique_ptr<ModelExecutor> rank) {
+    return std::make_unique<LostDevice>(std::move(rank), kLostAt);
+  });
 
   StepPlan plan;
   plan.step = 1;
@@ -195,7 +160,7 @@ TEST(CudaRanksLossTest, ALostRankEndsTheGroupWithinASecond) {
     plan.num_tokens = 1;
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started;
-  EXPECT_EQ(status, absl::InternalError("rank 1: the device is gone"));
+  EXPECT_EQ(status, absl::InternalError("rank 1: step 5: lost, as asked for a test"));
   EXPECT_EQ(plan.step, kLostAt + 1);
   std::printf("summary: a lost rank ended the group of %u after %.3f s\n", kSize, seconds.count());
   EXPECT_LT(seconds.count(), 1.0);
