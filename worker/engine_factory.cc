@@ -173,6 +173,7 @@ absl::StatusOr<BuiltEngine> BuildPagedCuda(const EngineSettings& settings,
   options.num_blocks = settings.num_gpu_blocks_override;
   options.kv_cache_bytes = settings.kv_cache_memory_bytes;
   options.gpu_memory_utilization = settings.gpu_memory_utilization;
+  options.use_graphs = settings.use_graphs;
   auto executor = CudaExecutor::Create(options, *weights, progress);
   if (!executor.ok()) return executor.status();
   const std::string description =

@@ -32,6 +32,7 @@ struct EngineSettings {
   double gpu_memory_utilization = 0.9;   // share of a GPU's memory that all of it together may take
   uint32_t num_gpu_blocks_override = 0;  // vLLM's name for the number of KV blocks, on any device
   bool enable_prefix_caching = true;
+  bool use_graphs = true;     // on a GPU; off for measurements: every kernel is launched by itself
   uint32_t num_threads = 0;   // default: one a core
   uint32_t fake_step_us = 0;  // how long a step of the fake engine takes
 };
