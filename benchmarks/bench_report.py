@@ -42,11 +42,19 @@ def first_line(*command):
         return "unknown"
 
 
+def gpu():
+    """What nvidia-smi says of it, or "unknown": a result is not lost for want of a name."""
+    try:
+        return describe_gpu()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
 def machine(device="cpu"):
     described = {"processor": processor(), "cores": len(os.sched_getaffinity(0)),
                  "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
                  "kernel": platform.release()}
-    return described | ({"gpu": describe_gpu()} if device == "cuda" else {})
+    return described | ({"gpu": gpu()} if device == "cuda" else {})
 
 
 def versions():
@@ -86,7 +94,7 @@ def print_run(run):
         target, met = target_of(figure)
         verdict = "" if met is None else "met" if met else "MISSED"
         spread = f"({number(figure['min'])} to {number(figure['max'])})" if figure["samples"] > 1 else ""
-        print(f"  {figure['name']:44} {number(figure['median']):>10} {figure['unit']:9} {spread:22} "
+        print(f"  {figure['name']:46} {number(figure['median']):>10} {figure['unit']:9} {spread:22} "
               f"{target:>12} {verdict}".rstrip())
 
 

@@ -62,7 +62,7 @@ namespace {
 template <typename T>
 double MeasurePeakGflops(ThreadPool& pool, GemmDtype dtype) {
   constexpr int64_t kRows = 256, kOutputs = 1024, kInputs = 1024;
-  constexpr int kProducts = 12;
+  constexpr int kProducts = 50;
   // Zeros, which multiply as fast as other numbers.
   const absl::StatusOr<PackedWeights> weights = PackedWeights::Create(dtype, kOutputs, kInputs);
   QUIRE_CHECK(weights.ok());

@@ -49,7 +49,7 @@ class ReadBandwidth {
   AlignedBuffer buffer_;
 };
 
-// GFLOP/s of a pool's threads in the best of some products whose weights stay in the caches: what
+// GFLOP/s of a pool's threads in the best of fifty products whose weights stay in the caches: what
 // these kernels reach at best, not what the processor could.
 double PeakGflops(ThreadPool& pool, GemmDtype dtype);
 

@@ -10,11 +10,13 @@
 //         reserves the maximum.
 // prefix  Groups of requests that share most of their prompt, all submitted at once, with the
 //         prefix cache and without, in turns; and requests that share nothing, where the cache
-//         only costs.
+//         only costs. The share of the roofline counts the keys that each request reads, shared or
+//         not.
 
 #include <algorithm>
 #include <cstdint>
 #include <iostream>
+#include <optional>
 #include <random>
 #include <string>
 #include <utility>
@@ -24,6 +26,7 @@
 #include "benchmarks/bench_engine.h"
 #include "benchmarks/bench_support.h"
 #include "benchmarks/engine_flags.h"
+#include "benchmarks/roofline_flags.h"
 
 namespace quire {
 namespace {
@@ -32,6 +35,7 @@ constexpr uint32_t kContext = 2048;
 
 struct Settings {
   EngineFlags engine;
+  RooflineFlags roofline;
   std::vector<std::string> work = {"memory", "prefix"};
   int repeats = 5;
   // memory
@@ -94,8 +98,8 @@ absl::Status MeasureMemory(const Settings& settings, BenchReport& report) {
 
 class PrefixBench {
  public:
-  PrefixBench(const Settings& settings, BenchEngine& engine, BenchReport& report)
-      : settings_(settings), engine_(engine), report_(report) {}
+  PrefixBench(const Settings& settings, bool has_roofline, BenchEngine& engine, BenchReport& report)
+      : settings_(settings), has_roofline_(has_roofline), engine_(engine), report_(report) {}
 
   void Run() {
     const uint32_t unshared =
@@ -111,6 +115,7 @@ class PrefixBench {
     double ttft_p50_ms = 0;
     double ttft_p99_ms = 0;
     double hit_percent = 0;
+    double roofline_percent = 0;
   };
 
   Outcome Measure(uint32_t groups, bool shares, bool enable_prefix_caching, uint64_t seed) {
@@ -132,6 +137,7 @@ class PrefixBench {
     outcome.tokens_per_s = static_cast<double>(run.num_tokens) / run.seconds;
     outcome.ttft_p50_ms = Percentile(run.ttft, 50) * 1e3;
     outcome.ttft_p99_ms = Percentile(run.ttft, 99) * 1e3;
+    outcome.roofline_percent = 100 * run.roofline / run.seconds;
     outcome.hit_percent = load.prefix_query_tokens == 0
                               ? 0
                               : 100.0 * static_cast<double>(load.prefix_hit_tokens) /
@@ -165,9 +171,13 @@ class PrefixBench {
     add("TTFT p50 without", "ms", without, &Outcome::ttft_p50_ms);
     add("TTFT p99 with the cache", "ms", with, &Outcome::ttft_p99_ms);
     add("TTFT p99 without", "ms", without, &Outcome::ttft_p99_ms);
+    if (!has_roofline_) return;
+    add("roofline share with the cache", "%", with, &Outcome::roofline_percent);
+    add("roofline share without", "%", without, &Outcome::roofline_percent);
   }
 
   const Settings& settings_;
+  const bool has_roofline_;
   BenchEngine& engine_;
   BenchReport& report_;
 };
@@ -180,6 +190,7 @@ absl::Status MeasurePrefix(const Settings& settings, BenchReport& report) {
     flags.settings().num_gpu_blocks_override =
         settings.groups * settings.group_size * (settings.prefix_context() / block_size + 1);
   }
+  const std::optional<DeviceSpeed> speed = settings.roofline.Find(flags);
   auto engine = flags.Build(std::max(kContext, settings.prefix_context()), true);
   if (!engine.ok()) return engine.status();
   flags.Describe(*engine, report);
@@ -188,7 +199,9 @@ absl::Status MeasurePrefix(const Settings& settings, BenchReport& report) {
   report.Set("shared_tokens", settings.shared_tokens);
   report.Set("own_tokens", settings.own_tokens);
   report.Set("new_tokens", settings.new_tokens);
-  PrefixBench(settings, *engine, report).Run();
+  const auto has_roofline = RooflineFlags::Attach(speed, flags, *engine, report);
+  if (!has_roofline.ok()) return has_roofline.status();
+  PrefixBench(settings, *has_roofline, *engine, report).Run();
   return absl::OkStatus();
 }
 
@@ -208,6 +221,7 @@ int Main(int argc, char** argv) {
   CLI::App app("Measures how the paged engine uses its KV pool.");
   Settings settings;
   settings.engine.Declare(app);
+  settings.roofline.Declare(app);
   app.add_option("--repeats", settings.repeats, "Samples of a figure")->check(CLI::Range(1, 100));
   app.add_option("--work", settings.work, "What to measure")
       ->delimiter(',')

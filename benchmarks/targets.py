@@ -27,7 +27,7 @@ REFERENCES = {
 
 
 def annotate(run):
-    """Adds targets and references to a run's figures, where its shape, dtype and GPU are those that they were made on."""
+    """Adds targets and references to a run's figures, where shape, dtype and GPU are those that they were made on."""
     settings = run["settings"]
     if "H200" not in str(settings.get("device")) or settings["dtype"] != "bf16":
         return

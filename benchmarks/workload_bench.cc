@@ -14,17 +14,12 @@
 //   share            the least time that the steps need (roofline.h) over the time they took; of
 //                    one request alone also for its first token and for those after it
 // and the start: seconds from the weights' load to ready.
-//
-// The roofline needs the device's speed. On the CPU it is measured before the engine is built. On a
-// GPU it is given, or it is that of an H200 (4.12 TB/s of reads and 758 TFLOP/s of bf16 products,
-// measured) on one of these; without it there is no share.
 
 #include <algorithm>
 #include <cstdint>
 #include <iostream>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -34,7 +29,7 @@
 #include "benchmarks/bench_engine.h"
 #include "benchmarks/bench_support.h"
 #include "benchmarks/engine_flags.h"
-#include "benchmarks/roofline.h"
+#include "benchmarks/roofline_flags.h"
 #include "benchmarks/workload.h"
 #include "worker/model/model_config.h"
 
@@ -47,14 +42,11 @@ constexpr uint64_t kContextStep = 256;
 // Of the request before all others, which does not count.
 constexpr uint32_t kWarmUpTokens = 16;
 
-constexpr DeviceSpeed kH200 = {4.12e12, 758e12};
-
 struct Settings {
   EngineFlags engine;
+  RooflineFlags roofline;
   std::vector<std::string> work = {"1x2/128"};
   int repeats = 3;
-  double read_gb_per_s = 0;
-  double peak_tflops = 0;
 };
 
 // What the work needs, but no more than the model takes.
@@ -63,27 +55,6 @@ uint32_t ContextFor(const std::vector<Workload>& work, const ModelConfig& config
   for (const Workload& w : work) longest = std::max(longest, w.context_tokens());
   const uint64_t rounded = (longest + kContextStep - 1) / kContextStep * kContextStep;
   return static_cast<uint32_t>(std::min<uint64_t>(rounded, config.max_position_embeddings));
-}
-
-DeviceSpeed MeasureCpu(const Settings& settings) {
-  const uint32_t threads = settings.engine.settings().num_threads;
-  ThreadPool pool(
-      static_cast<int>(threads != 0 ? threads : std::max(1u, std::thread::hardware_concurrency())));
-  const ReadBandwidth bandwidth;
-  std::vector<double> passes;
-  for (int i = 0; i < 5; ++i) passes.push_back(bandwidth.Measure(pool));
-  const bool is_bf16 = settings.engine.bytes_per_weight() == 2;
-  return {Median(passes) * 1e9,
-          PeakGflops(pool, is_bf16 ? GemmDtype::kBf16 : GemmDtype::kFp32) * 1e9};
-}
-
-// Before the engine is built, which on the CPU has a pool of threads of its own.
-std::optional<DeviceSpeed> FindSpeed(const Settings& settings) {
-  if (settings.read_gb_per_s > 0 && settings.peak_tflops > 0) {
-    return DeviceSpeed{settings.read_gb_per_s * 1e9, settings.peak_tflops * 1e12};
-  }
-  if (!settings.engine.is_cuda()) return MeasureCpu(settings);
-  return std::nullopt;
 }
 
 void Add(BenchReport& report, const std::string& name, const Workload& work,
@@ -134,26 +105,15 @@ absl::Status Measure(const Settings& settings) {
   const auto model = LoadModelDescription(settings.engine.settings().model_folder);
   if (!model.ok()) return model.status();
   BenchReport report("workload");
-  std::optional<DeviceSpeed> speed = FindSpeed(settings);
+  const std::optional<DeviceSpeed> speed = settings.roofline.Find(settings.engine);
   const Stopwatch start;
   auto engine = settings.engine.Build(ContextFor(work, model->config), false);
   if (!engine.ok()) return engine.status();
   settings.engine.Describe(*engine, report);
   report.Set("work", absl::StrJoin(settings.work, ","));
   report.Add("start to ready", "s", {start.Seconds()});
-  if (!speed.has_value() && settings.engine.bytes_per_weight() == 2 &&
-      engine->description().find("H200") != std::string::npos) {
-    speed = kH200;
-  }
-  if (speed.has_value()) {
-    const Roofline roofline(model->config, settings.engine.bytes_per_weight(), *speed);
-    engine->set_roofline(roofline);
-    report.Set("roofline_read_gb_per_s", speed->read_bytes_per_s / 1e9);
-    report.Set("roofline_peak_tflops", speed->flops_per_s / 1e12);
-    report.Set("weight_bytes", roofline.weight_bytes());
-  } else {
-    std::cerr << "no roofline: give --read-gb-per-s and --peak-tflops\n";
-  }
+  const auto has_roofline = RooflineFlags::Attach(speed, settings.engine, *engine, report);
+  if (!has_roofline.ok()) return has_roofline.status();
 
   RandomPrompts prompts(engine->limits().vocabulary_size, 1);
   engine->Run({{prompts.Next(kWarmUpTokens), kWarmUpTokens}});
@@ -166,7 +126,7 @@ absl::Status Measure(const Settings& settings) {
       }
       runs.push_back(engine->Run(std::move(requests)));
     }
-    Add(report, settings.work[i], work[i], runs, speed.has_value());
+    Add(report, settings.work[i], work[i], runs, *has_roofline);
   }
   std::cout << report.document().dump(1) << "\n";
   return absl::OkStatus();
@@ -176,13 +136,9 @@ int Main(int argc, char** argv) {
   CLI::App app("Measures the paged engine alone, without gRPC.");
   Settings settings;
   settings.engine.Declare(app);
+  settings.roofline.Declare(app);
   app.add_option("--work", settings.work, "What to measure, RxP/N each")->delimiter(',');
   app.add_option("--repeats", settings.repeats, "Samples of a figure")->check(CLI::Range(1, 100));
-  CLI::Option* read = app.add_option("--read-gb-per-s", settings.read_gb_per_s,
-                                     "For the roofline: read bandwidth of the device");
-  app.add_option("--peak-tflops", settings.peak_tflops,
-                 "For the roofline: matrix products in the dtype")
-      ->needs(read);
   CLI11_PARSE(app, argc, argv);
   const absl::Status status = Measure(settings);
   if (!status.ok()) std::cerr << "workload_bench: " << status.message() << "\n";

@@ -30,12 +30,13 @@ GRID_REQUESTS = {("cuda", False): 256, ("cuda", True): 32, ("cpu", False): 16, (
 # Where more than the default number of sequences are submitted at once, they also run at once, up to this.
 MANY_SEQUENCES = 1024
 
-RATES = {("cuda", False): (8, 16, 24, 32, 40, 48, 56), ("cuda", True): (16, 32, 48), ("cpu", False): (4, 8, 12, 16),
+RATES = {("cuda", False): (20, 40, 60, 70, 80, 100), ("cuda", True): (40, 70, 100), ("cpu", False): (4, 8, 12, 16),
          ("cpu", True): (4, 12)}
-SECONDS = {("cuda", False): 30, ("cuda", True): 12, ("cpu", False): 30, ("cpu", True): 8}
+SECONDS = {("cuda", False): 20, ("cuda", True): 12, ("cpu", False): 20, ("cpu", True): 8}
 # As ShareGPT's conversations in tokens. Lengths are log-normal around these means, with a longest one, as its users
 # filter it; the file says what the means came to.
 PROMPT_TOKENS, OUTPUT_TOKENS, LENGTH_SIGMA, LONGEST = 202, 179, 1.0, 1024
+SATURATED_REQUESTS = {("cuda", False): 1024, ("cuda", True): 512, ("cpu", False): 128, ("cpu", True): 32}
 GOODPUT_LIMITS = (Limits(2.0, 0.100), Limits(0.5, 0.030))
 
 PREFIX = {("cuda", False): {"groups": 64, "group-size": 16, "unshared-groups": 16, "shared-tokens": 2048,
@@ -92,19 +93,24 @@ class Bench:
         self.repeats = flags.repeats or (1 if flags.quick else 3)
 
     def engine_program(self, name, *arguments):
-        """A run's document."""
+        """A run's document. ServerFailed: the program ended with an error, and said why."""
         command = [self.flags.bin / name, "--model", self.shown_model, "--device", self.flags.device, "--dtype",
                    self.flags.dtype, *(["--dummy"] if self.is_dummy else []), "--threads", self.flags.threads,
                    "--repeats", self.repeats, *arguments]
-        done = subprocess.run(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, check=True)
+        done = subprocess.run(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE)
+        if done.returncode != 0:
+            raise ServerFailed(f"{name} ended with status {done.returncode}")
         return json.loads(done.stdout)
 
     def workload_bench(self, works, *arguments):
-        speed = [item for name in ("read_gb_per_s", "peak_tflops") if (value := getattr(self.flags, name))
-                 for item in (f"--{name.replace('_', '-')}", value)]
-        run = self.engine_program("workload_bench", "--work", ",".join(works), *speed, *arguments)
+        run = self.engine_program("workload_bench", "--work", ",".join(works), *self.speed(), *arguments)
         run["settings"] = {"through": "engine alone"} | run["settings"]
         return run
+
+    def speed(self):
+        """The roofline's flags, where they were given."""
+        return with_defaults([], {name: value for name in ("read-gb-per-s", "peak-tflops")
+                                  if (value := getattr(self.flags, name.replace("-", "_")))})
 
     def service(self, *arguments):
         return service(self.flags.bin, ROOT / "out" / "bench" / "logs", "--model", self.model, "--device",
@@ -117,7 +123,7 @@ class Bench:
                 "device": self.gpu_name() or "CPU"} | more
 
     def gpu_name(self):
-        return bench_report.describe_gpu().split(",")[0] if self.flags.device == "cuda" else ""
+        return bench_report.gpu().split(",")[0] if self.flags.device == "cuda" else ""
 
     def fitting(self, works):
         fits, left_out = works_that_fit(works, self.context)
@@ -128,7 +134,9 @@ class Bench:
     def publish(self, name, runs):
         for run in runs:
             annotate(run)
-        path = bench_report.publish(name + ("-cuda" if self.flags.device == "cuda" else ""), runs, self.flags.device)
+        device = ["cuda"] if self.flags.device == "cuda" else []
+        tag = [self.flags.tag] if self.flags.tag else []
+        path = bench_report.publish("-".join([name, *device, *tag]), runs, self.flags.device)
         if name in DRAWN:
             draw([path])
 
@@ -178,10 +186,13 @@ def saturation(bench):
 
 
 def online(bench):
-    """W4: goodput at rates of Poisson arrivals, through the service."""
+    """W4: goodput at rates of Poisson arrivals, through the service. Beside it the engine alone, with requests of the
+    mean lengths all at once: what it and the roofline bound the rate by."""
     rates = bench.flags.rates or RATES[bench.volume]
     seconds = bench.flags.seconds or SECONDS[bench.volume]
     longest = min(LONGEST, bench.context // 2)
+    alone = bench.workload_bench([f"{SATURATED_REQUESTS[bench.volume]}x{PROMPT_TOKENS}/{OUTPUT_TOKENS}"],
+                                 "--max-num-seqs", bench.flags.max_num_seqs)
     run = {"settings": bench.settings(seconds=seconds, mean_prompt_tokens=PROMPT_TOKENS,
                                       mean_output_tokens=OUTPUT_TOKENS, length_sigma=LENGTH_SIGMA,
                                       longest_prompt=longest, longest_output=longest, repeats=bench.repeats),
@@ -197,7 +208,7 @@ def online(bench):
                                              max(2, round(rate * seconds)), "--num-warmups", 0, "--save-detailed",
                                              "--seed", 1000 * (number + 1) + repeat, may_fail=True))
             run["figures"] += online_figures(rate, results)
-    bench.publish("online", [run])
+    bench.publish("online", [run, alone])
 
 
 def online_figures(rate, results):
@@ -223,7 +234,7 @@ def online_figures(rate, results):
 
 def prefix(bench):
     """W5: what the prefix cache saves, and what it costs where nothing is shared."""
-    bench.publish("prefix", [bench.engine_program("kv_bench", "--work", "prefix",
+    bench.publish("prefix", [bench.engine_program("kv_bench", "--work", "prefix", *bench.speed(),
                                                   *with_defaults(bench.flags.rest, PREFIX[bench.volume]))])
 
 
@@ -257,7 +268,7 @@ WORKLOADS = {workload.__name__: workload for workload in (latency, saturation, o
 
 
 def parse_flags(arguments):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--model", type=lambda text: pathlib.Path(text).resolve(),
@@ -267,11 +278,14 @@ def parse_flags(arguments):
     parser.add_argument("--threads", type=int, default=0, help="that compute; 0: one a core")
     parser.add_argument("--repeats", type=int, help="a figure is their median; default: 3, with --quick 1")
     parser.add_argument("--quick", action="store_true", help="reduced volume")
-    parser.add_argument("--bin", type=pathlib.Path, help="default: the binaries of the preset for the device")
+    parser.add_argument("--tag", help="ends the result file's name, so that runs do not replace each other's")
+    parser.add_argument("--bin", type=lambda text: pathlib.Path(text).resolve(),
+                        help="default: the binaries of the preset for the device")
     parser.add_argument("--read-gb-per-s", type=float, help="roofline: read bandwidth; default on a GPU: an H200's")
     parser.add_argument("--peak-tflops", type=float, help="roofline: matrix products")
     parser.add_argument("--max-num-seqs", type=int, default=256, help="sequences at once")
-    parser.add_argument("--work", type=lambda text: text.split(","), help="latency, saturation: RxP/N, separated by commas")
+    parser.add_argument("--work", type=lambda text: text.split(","),
+                        help="latency, saturation: RxP/N, separated by commas")
     parser.add_argument("--grid-requests", type=int, help="saturation: requests of each point of the grid")
     parser.add_argument("--rates", type=lambda text: [float(rate) for rate in text.split(",")],
                         help="online: requests a second, separated by commas")

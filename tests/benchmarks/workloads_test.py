@@ -117,7 +117,7 @@ class FiguresTest(unittest.TestCase):
         self.assertNotIn("1x2/128 TTFT p50", [figure["name"] for figure in single])
         runs = [{"settings": {"through": through}, "figures": figures + single}
                 for through in ("engine alone", "gRPC and coordinator")]
-        self.assertEqual(self.draw("latency-cuda", runs), 1)
+        self.assertEqual(self.draw("latency-cuda-1b", runs), 1)
 
     def test_saturation_shows_roofline_and_references(self):
         figures = [bench_report.figure("256x1024/1024 rate", "tokens/s", [10_000, 10_200]),
@@ -136,7 +136,9 @@ class FiguresTest(unittest.TestCase):
         self.assertEqual(by_name["1/s good, TTFT 2 s, TPOT 100 ms"], 50)
         self.assertEqual(by_name["1/s good, TTFT 0.5 s, TPOT 30 ms"], 0)
         self.assertEqual(by_name["1/s prompt mean"], 15)
-        self.assertEqual(self.draw("online", [{"settings": {}, "figures": figures}]), 1)
+        alone = [bench_report.figure("start to ready", "s", [9]), bench_report.figure("8x202/179 rate", "tokens/s", [500]),
+                 bench_report.figure("8x202/179 roofline", "tokens/s", [900])]
+        self.assertEqual(self.draw("online", [{"figures": figures}, {"figures": alone}]), 1)
 
     def test_other_benchmarks_have_no_plot(self):
         self.assertEqual(self.draw("memory", [{"settings": {}, "figures": []}]), 0)

@@ -31,7 +31,7 @@ def works_of(run: dict[str, Any]) -> Works:
 
 def write(document: dict[str, Any], file: pathlib.Path) -> list[pathlib.Path]:
     """A PNG beside the result file, of a workload that has a plot."""
-    draw = _DRAWN.get(document["benchmark"].removesuffix("-cuda"))
+    draw = _DRAWN.get(document["benchmark"].split("-")[0])
     if draw is None:
         return []
     path = file.with_suffix(".png")
@@ -109,7 +109,8 @@ def saturation(document: dict[str, Any]) -> Figure:
 
 @styled
 def online(document: dict[str, Any]) -> Figure:
-    """Goodput against the rate of arrivals: on the diagonal every request is good."""
+    """Goodput against the rate of arrivals: on the diagonal every request is good. Upright: the requests a second that
+    the engine alone ends, and that the roofline allows, with requests of the mean lengths all at once."""
     works = works_of(document["runs"][0])
     figure, axes = new_figure("Goodput under Poisson arrivals", "requests a second that arrive",
                               "good requests a second")
@@ -122,6 +123,13 @@ def online(document: dict[str, Any]) -> Figure:
                   linewidth=line_width, color=colour, label=name.removeprefix("goodput, "))
         for x, value in zip(arrivals, values):
             axes.plot([x, x], [value["min"], value["max"]], color=colour, linewidth=1, alpha=0.6)
+    for run in document["runs"][1:]:
+        for work, metrics in works_of(run).items():
+            new_tokens = float(work.rpartition("/")[2]) if "rate" in metrics else 0
+            for metric, label, dashes in (("rate", "the engine alone, saturated", "-"), ("roofline", "roofline", "--")):
+                if metric in metrics and new_tokens:
+                    axes.axvline(metrics[metric]["median"] / new_tokens, color=INK, linestyle=dashes, linewidth=1,
+                                 label=label)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     legend(axes)
