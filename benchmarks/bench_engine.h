@@ -2,41 +2,58 @@
 #define QUIRE_BENCHMARKS_BENCH_ENGINE_H_
 
 #include <cstdint>
-#include <functional>
+#include <deque>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "benchmarks/bench_support.h"
+#include "benchmarks/roofline.h"
 #include "scheduler/sampling_params.h"
-#include "worker/device/cpu/cpu_executor.h"
 #include "worker/engine/engine.h"
-#include "worker/model/weights.h"
+#include "worker/engine/model_executor.h"
+#include "worker/engine_factory.h"
 
 namespace quire {
 
-// The paged engine alone on the CPU executor, driven on the calling thread: no gRPC, no
-// coordinator, no loop thread. Not thread safe.
+// Requests that are submitted at once, and how long they took. Times are in seconds.
+struct BenchRun {
+  double seconds = 0;      // from the first submit to the last token
+  double first_token = 0;  // to the first token of all
+  uint64_t num_tokens = 0;
+  std::vector<double> ttft;  // a request each
+  std::vector<double> tpot;  // a request of two tokens or more each: its mean after the first
+  std::vector<double> itl;   // every gap between two tokens of a request
+  // Sums over the steps, up to the one with the first token and over all; 0 without a roofline.
+  double roofline_first_token = 0;
+  double roofline = 0;
+};
+
+struct BenchRequest {
+  std::vector<TokenId> prompt;
+  uint32_t max_new_tokens = 0;
+};
+
+// The paged engine alone on one device, driven on the calling thread: no gRPC, no coordinator, no
+// loop thread. As many steps are in flight as the device takes. Not thread safe.
 class BenchEngine {
  public:
-  struct Options {
-    CpuExecutorOptions executor;
-    bool enable_prefix_caching = true;
-  };
-  // Pairs of dtypes and names as on the command line: fp32, bf16.
-  static absl::StatusOr<std::shared_ptr<const Weights>> LoadWeights(const std::string& folder,
-                                                                    bool dummy,
-                                                                    const std::string& dtype,
-                                                                    int num_threads);
-  static absl::StatusOr<BenchEngine> Create(const Options& options,
-                                            std::shared_ptr<const Weights> weights);
+  // On the executor that a worker with these settings has. Errors are BuildEngine's. REQUIRES:
+  // settings.engine is "paged".
+  static absl::StatusOr<BenchEngine> Build(const EngineSettings& settings,
+                                           const BuildProgress& progress);
+  BenchEngine(std::unique_ptr<ModelExecutor> executor, bool enable_prefix_caching);
+
+  // Forgets every request and the prefix cache; the device stays as it is. REQUIRES: idle.
+  void Restart(bool enable_prefix_caching);
 
   // Queues a request that ignores every stop. Ends the process when the engine refuses it.
   void Submit(std::vector<TokenId> prompt, uint32_t max_new_tokens, const SamplingParams& params);
 
-  // One step: plan, execute, settle. False: nothing was left to run.
+  // Plans and launches what the device takes, and settles the oldest step. False: nothing was left
+  // to run.
   bool Step();
   void RunUntilIdle() {
     while (Step()) {
@@ -44,27 +61,44 @@ class BenchEngine {
   }
   void CancelAll();
 
-  // Of the last step.
-  uint32_t num_tokens_out() const { return num_tokens_out_; }
-  uint32_t num_finished() const { return static_cast<uint32_t>(output_.finishes.size()); }
-  const std::vector<ChoiceFinish>& finishes() const { return output_.finishes; }
-  uint32_t num_positions() const { return plan_.num_tokens; }
+  // Submits greedy requests at once and runs them to their ends. REQUIRES: idle.
+  BenchRun Run(std::vector<BenchRequest> requests);
 
+  // Of the last step.
+  uint32_t num_tokens_out() const { return static_cast<uint32_t>(output_.tokens.size()); }
+  const std::vector<ChoiceFinish>& finishes() const { return output_.finishes; }
+  uint32_t num_positions() const { return settled_.num_positions; }
+
+  // For the runs that follow.
+  void set_roofline(const Roofline& roofline) { roofline_.emplace(roofline); }
   EngineLoad load() const { return engine_->load(); }
-  const CpuExecutor& executor() const { return *executor_; }
+  const ExecutorLimits& limits() const { return executor_->limits(); }
+  // Device, memory and threads in a line; empty unless built by Build.
+  const std::string& description() const { return description_; }
 
  private:
-  BenchEngine(std::unique_ptr<CpuExecutor> executor, std::unique_ptr<Engine> engine)
-      : executor_(std::move(executor)), engine_(std::move(engine)) {}
+  struct LaunchedStep {
+    uint32_t num_positions = 0;
+    double roofline_seconds = 0;
+  };
 
-  std::unique_ptr<CpuExecutor> executor_;
+  void Launch();
+
+  std::unique_ptr<ModelExecutor> executor_;
   std::unique_ptr<Engine> engine_;
+  std::optional<Roofline> roofline_;
+  std::string description_;
   uint64_t next_request_ = 0;
   uint64_t first_alive_ = 0;
+  // What the device believes, and what it is to hear with the next plan: an engine that begins anew
+  // knows nothing of the slots before.
+  std::vector<bool> is_taken_;
+  std::vector<SlotId> left_over_;
   StepPlan plan_;
   StepResult result_;
   EngineOutput output_;
-  uint32_t num_tokens_out_ = 0;
+  std::deque<LaunchedStep> launched_;
+  LaunchedStep settled_;
 };
 
 // Token ids drawn evenly from the vocabulary: no two prompts share a block.
@@ -78,6 +112,9 @@ class RandomPrompts {
   std::uniform_int_distribution<TokenId> ids_;
   std::mt19937_64 random_;
 };
+
+// temperature 0.
+SamplingParams Greedy();
 
 }  // namespace quire
 

@@ -7,15 +7,17 @@
 #include <cstring>
 #include <utility>
 
+#include "clients/cli/sample_stats.h"
 #include "scheduler/check.h"
+#include "worker/device/cpu/gemm/self_test.h"
 
 namespace quire {
 
-double Median(std::vector<double> values) {
+double Median(std::vector<double> values) { return Percentile(std::move(values), 50); }
+
+double Percentile(std::vector<double> values, double percent) {
   QUIRE_CHECK(!values.empty());
-  std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+  return SampleStats(std::move(values)).percentile(percent);
 }
 
 int64_t LastLevelCacheBytes() {
@@ -53,6 +55,35 @@ double ReadBandwidth::Measure(ThreadPool& pool) const {
   const double seconds = watch.Seconds();
   QUIRE_CHECK(sinks[0] != 0);
   return static_cast<double>(buffer_.size_bytes()) / seconds / 1e9;
+}
+
+namespace {
+
+template <typename T>
+double MeasurePeakGflops(ThreadPool& pool, GemmDtype dtype) {
+  constexpr int64_t kRows = 256, kOutputs = 1024, kInputs = 1024;
+  constexpr int kProducts = 50;
+  // Zeros, which multiply as fast as other numbers.
+  const absl::StatusOr<PackedWeights> weights = PackedWeights::Create(dtype, kOutputs, kInputs);
+  QUIRE_CHECK(weights.ok());
+  const std::vector<T> x(kRows * kInputs);
+  std::vector<T> y(kRows * kOutputs);
+  const Isa isa = UsableIsas().back();
+  double best = 0;
+  for (int i = 0; i < kProducts; ++i) {
+    const Stopwatch watch;
+    pool.Run(
+        [&](ThreadContext& context) { Gemm(context, isa, kRows, x.data(), *weights, y.data()); });
+    best = std::max(best, 2e-9 * kRows * kOutputs * kInputs / watch.Seconds());
+  }
+  return best;
+}
+
+}  // namespace
+
+double PeakGflops(ThreadPool& pool, GemmDtype dtype) {
+  return dtype == GemmDtype::kBf16 ? MeasurePeakGflops<Bf16>(pool, dtype)
+                                   : MeasurePeakGflops<float>(pool, dtype);
 }
 
 BenchReport::BenchReport(const std::string& benchmark) {

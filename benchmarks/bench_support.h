@@ -9,10 +9,11 @@
 
 #include "nlohmann/json.hpp"
 #include "worker/device/cpu/gemm/aligned_buffer.h"
+#include "worker/device/cpu/gemm/gemm.h"
 #include "worker/device/cpu/gemm/thread_pool.h"
 
 // What the C++ benchmarks share: clocks, medians, the memory's read speed, and the JSON document
-// that report.py prints.
+// that bench_report.py prints.
 namespace quire {
 
 using BenchJson = nlohmann::ordered_json;
@@ -30,6 +31,8 @@ class Stopwatch {
 
 // REQUIRES: values is not empty.
 double Median(std::vector<double> values);
+// As SampleStats::percentile. REQUIRES: values is not empty.
+double Percentile(std::vector<double> values, double percent);
 
 // Bytes of the last-level cache, or 32 MiB where the system does not say.
 int64_t LastLevelCacheBytes();
@@ -45,6 +48,10 @@ class ReadBandwidth {
  private:
   AlignedBuffer buffer_;
 };
+
+// GFLOP/s of a pool's threads in the best of fifty products whose weights stay in the caches: what
+// these kernels reach at best, not what the processor could.
+double PeakGflops(ThreadPool& pool, GemmDtype dtype);
 
 // What a figure should be.
 struct Target {

@@ -25,4 +25,4 @@ for model in "$@"; do
     *) echo "engine.sh: no model $model; 0.5b and tiny are there" >&2; exit 1 ;;
   esac
 done
-python3 benchmarks/report.py engine "$results"/*.json
+python3 benchmarks/bench_report.py engine "$results"/*.json

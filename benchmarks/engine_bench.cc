@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <iostream>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,6 +26,9 @@
 #include "benchmarks/bench_engine.h"
 #include "benchmarks/bench_support.h"
 #include "scheduler/check.h"
+#include "worker/device/cpu/cpu_executor.h"
+#include "worker/model/model_config.h"
+#include "worker/model/weights.h"
 
 namespace quire {
 namespace {
@@ -58,12 +62,6 @@ struct Settings {
 
 Target AtLeastIfSet(double value) { return value > 0 ? AtLeast(value) : Target{}; }
 
-SamplingParams Greedy() {
-  SamplingParams params;
-  params.temperature = 0;
-  return params;
-}
-
 SamplingParams Sampled() {
   SamplingParams params;
   params.temperature = 1;
@@ -73,11 +71,13 @@ SamplingParams Sampled() {
 
 class EngineBench {
  public:
-  EngineBench(const Settings& settings, BenchEngine& engine, BenchReport& report)
+  EngineBench(const Settings& settings, uint64_t weight_bytes, BenchEngine& engine,
+              BenchReport& report)
       : settings_(settings),
+        weight_bytes_(weight_bytes),
         engine_(engine),
         report_(report),
-        prompts_(engine.executor().limits().vocabulary_size, 1) {}
+        prompts_(engine.limits().vocabulary_size, 1) {}
 
   void Run() {
     if (settings_.Does("batch1")) MeasureBatch1();
@@ -113,7 +113,7 @@ class EngineBench {
     ThreadPool pool(settings_.threads);
     const ReadBandwidth bandwidth;
     std::vector<double> rates, bandwidths, shares;
-    const double weight_gb = static_cast<double>(engine_.executor().weight_bytes()) / 1e9;
+    const double weight_gb = static_cast<double>(weight_bytes_) / 1e9;
     for (int i = 0; i < settings_.repeats; ++i) {
       bandwidths.push_back(bandwidth.Measure(pool));
       engine_.Submit(prompts_.Next(kShortPromptTokens), settings_.new_tokens + 2, Greedy());
@@ -136,7 +136,7 @@ class EngineBench {
     RunPrompts(kManySequences);
     // The first to be served has decoded a little already, one token a step of the others' prompts.
     const uint32_t prompt_steps =
-        1 + kManySequences * kManyPromptTokens / engine_.executor().limits().max_num_batched_tokens;
+        1 + kManySequences * kManyPromptTokens / engine_.limits().max_num_batched_tokens;
     const uint32_t steps = (kManyNewTokens - prompt_steps - 2) / kParts;
     std::vector<double> rates;
     for (uint32_t part = 0; part < kParts; ++part) {
@@ -187,6 +187,7 @@ class EngineBench {
   }
 
   const Settings& settings_;
+  const uint64_t weight_bytes_;
   BenchEngine& engine_;
   BenchReport& report_;
   RandomPrompts prompts_;
@@ -214,32 +215,42 @@ void AddOptions(CLI::App& app, Settings& settings) {
   app.add_option("--min-sampled-ratio", settings.min_sampled_ratio, "Target, %");
 }
 
-absl::Status Measure(const Settings& settings) {
-  BenchReport report("engine");
-  BenchEngine::Options options;
-  options.executor.num_threads = settings.threads;
-  options.executor.num_slots = kManySequences;
-  options.executor.max_num_batched_tokens = 512;
-  options.executor.context_length = 1024;
-  options.executor.num_blocks = kManySequences * 1024 / options.executor.block_size;
+absl::StatusOr<std::unique_ptr<CpuExecutor>> MakeExecutor(const Settings& settings) {
+  CpuExecutorOptions options;
+  options.num_threads = settings.threads;
+  options.num_slots = kManySequences;
+  options.max_num_batched_tokens = 512;
+  options.context_length = 1024;
+  options.num_blocks = kManySequences * 1024 / options.block_size;
   if (!settings.isa.empty()) {
     const absl::StatusOr<Isa> isa = ParseIsa(settings.isa);
     if (!isa.ok()) return isa.status();
-    options.executor.isa = *isa;
+    options.isa = *isa;
   }
-  auto weights =
-      BenchEngine::LoadWeights(settings.model, settings.dummy, settings.dtype, settings.threads);
+  const absl::StatusOr<ModelDescription> description = LoadModelDescription(settings.model);
+  if (!description.ok()) return description.status();
+  LoadOptions load;
+  load.format = settings.dummy ? LoadFormat::kDummy : LoadFormat::kSafetensors;
+  load.dtype = settings.dtype == "fp32" ? DType::kF32 : DType::kBF16;
+  load.num_threads = static_cast<uint32_t>(settings.threads);
+  auto weights = Weights::Load(settings.model, description->config, load);
   if (!weights.ok()) return weights.status();
-  auto engine = BenchEngine::Create(options, *std::move(weights));
-  if (!engine.ok()) return engine.status();
+  return CpuExecutor::Create(options, *std::move(weights));
+}
 
+absl::Status Measure(const Settings& settings) {
+  BenchReport report("engine");
+  auto executor = MakeExecutor(settings);
+  if (!executor.ok()) return executor.status();
+  const uint64_t weight_bytes = (*executor)->weight_bytes();
   report.Set("model", settings.model);
   report.Set("weights", settings.dummy ? "dummy" : "checkpoint");
   report.Set("dtype", settings.dtype);
   report.Set("threads", settings.threads);
-  report.Set("isa", std::string(IsaName(engine->executor().isa())));
-  report.Set("weight_bytes", engine->executor().weight_bytes());
-  EngineBench(settings, *engine, report).Run();
+  report.Set("isa", std::string(IsaName((*executor)->isa())));
+  report.Set("weight_bytes", weight_bytes);
+  BenchEngine engine(*std::move(executor), /*enable_prefix_caching=*/true);
+  EngineBench(settings, weight_bytes, engine, report).Run();
   std::cout << report.document().dump(1) << "\n";
   return absl::OkStatus();
 }

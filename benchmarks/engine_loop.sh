@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 result=$(mktemp)
 trap 'rm -f "$result"' EXIT
 build/release/bin/engine_loop_bench --min-steps-per-second 200000 --max-planning-us 15 "$@" >"$result"
-python3 benchmarks/report.py engine_loop "$result"
+python3 benchmarks/bench_report.py engine_loop "$result"

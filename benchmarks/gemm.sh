@@ -7,4 +7,4 @@ cd "$(dirname "$0")/.."
 result=$(mktemp)
 trap 'rm -f "$result"' EXIT
 .venv/bin/python benchmarks/gemm_vs_torch.py --json "$result" "$@"
-python3 benchmarks/report.py gemm "$result"
+python3 benchmarks/bench_report.py gemm "$result"

@@ -119,7 +119,7 @@ LEAST_RATIO = 0.9
 
 
 def summarize(rows):
-    """The ratios by dtype and range of m, as figures of report.py."""
+    """The ratios by dtype and range of m, as figures of bench_report.py."""
     figures = []
     for dtype in DTYPES:
         for batch_sizes, least_mean in TARGETS:

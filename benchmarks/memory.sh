@@ -1,10 +1,8 @@
 #!/usr/bin/env bash
 # How full the KV pool is kept (W7): requests of mixed lengths, 1 to 2,048 tokens, until some have to wait for
-# room; KV bytes used / reserved and the requests held at once, on quire-tiny. The pool is small, so that the
-# run is short; what counts is the share.
+# room; KV bytes used / reserved and the requests held at once. The pool is small, so that the run is short; what counts
+# is the share.
+#   benchmarks/memory.sh [--device cuda] [--model FOLDER] [--mixed-requests 64] [--mixed-blocks 1536] [--quick]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-result=$(mktemp)
-trap 'rm -f "$result"' EXIT
-build/release/bin/kv_bench --model models/quire-tiny --work memory "$@" >"$result"
-python3 benchmarks/report.py memory "$result"
+exec "${QUIRE_PYTHON:-.venv/bin/python}" benchmarks/workloads.py memory "$@"

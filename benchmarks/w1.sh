@@ -3,4 +3,4 @@
 #   benchmarks/w1.sh [--device cuda]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-exec .venv/bin/python tools/demo.py --full --out out/bench/w1 "$@"
+exec "${QUIRE_PYTHON:-.venv/bin/python}" tools/demo.py --full --out out/bench/w1 "$@"

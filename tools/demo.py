@@ -27,7 +27,7 @@ from local_service.machine import describe_machine, describe_versions  # noqa: E
 from local_service.processes import ServerFailed, Stack  # noqa: E402
 from local_service.readiness import wait_until_ready  # noqa: E402
 from quire_client import Client, WorkerLoad  # noqa: E402
-from report import page, plots, table  # noqa: E402
+from report import page, plots, style, table  # noqa: E402
 from report.results import Results  # noqa: E402
 
 LISTEN_TIMEOUT_S = 60
@@ -154,7 +154,7 @@ def write_report(document: dict[str, object], folder: pathlib.Path) -> Results:
     results = Results.from_json(document)
     (folder / "compare.json").write_text(json.dumps(document, indent=1) + "\n")
     for name, draw in PLOTS.items():
-        plots.write_png(draw(results), folder / name)
+        style.write_png(draw(results), folder / name)
     (folder / "report.html").write_text(page.render(results))
     return results
 

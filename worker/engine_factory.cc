@@ -216,6 +216,8 @@ absl::StatusOr<BuiltEngine> BuildPagedCuda(const EngineSettings& settings,
   options.num_blocks = settings.num_gpu_blocks_override;
   options.kv_cache_bytes = settings.kv_cache_memory_bytes;
   options.gpu_memory_utilization = settings.gpu_memory_utilization;
+  options.use_graphs = settings.use_graphs;
+  options.exact = settings.exact;
   PagedDevice device;
   if (settings.tensor_parallel_size > 1) {
     auto ranks = CreateCudaRanks(options, settings.tensor_parallel_size, *weights, progress);

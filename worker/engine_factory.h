@@ -34,6 +34,9 @@ struct EngineSettings {
   bool enable_prefix_caching = true;
   // Ranks that share the model (paged): GPUs, or on the CPU parts of the threads.
   uint32_t tensor_parallel_size = 1;
+  // For measurements on a GPU; no flag of a worker's.
+  bool use_graphs = true;     // off: every kernel is launched by itself
+  bool exact = true;          // off: gives up E1 and E2 (CudaExecutorOptions)
   uint32_t num_threads = 0;   // default: one a core
   uint32_t fake_step_us = 0;  // how long a step of the fake engine takes
   // For tests: the step at which the device, or that of the last rank, is lost; 0: never.

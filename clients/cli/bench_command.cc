@@ -53,6 +53,8 @@ void BenchCommand::Declare(CLI::App& app) {
       ->check(CLI::Range(0.0, 100.0))
       ->capture_default_str();
   app.add_option("--output", output_, "Also write the JSON object to this file");
+  app.add_flag("--save-detailed", save_detailed_,
+               "Add each request's lengths and times to the JSON object");
   app.add_flag("--json", json_, "Print one JSON object instead of a table");
 }
 
@@ -75,6 +77,14 @@ void BenchCommand::DeclarePrompts(CLI::App& app) {
   app.add_option("--random-output-len", random_output_len_, "Tokens to generate for each of them")
       ->needs(random)
       ->capture_default_str();
+  app.add_option("--random-len-sigma", random_len_sigma_,
+                 "Log-normal lengths around these two means, with this sigma; 0: all alike")
+      ->needs(random)
+      ->check(CLI::Range(0.0, 5.0))
+      ->capture_default_str();
+  app.add_option("--random-len-max", random_len_max_, "No log-normal length is above this")
+      ->needs(random)
+      ->check(CLI::PositiveNumber);
   file->excludes(prompt);
   random->excludes(prompt)->excludes(file);
 }
@@ -120,7 +130,10 @@ absl::StatusOr<BenchRequests> BenchCommand::MakeRequests(const v1::Model& model)
   if (random_input_len_ == 0) {
     return absl::InvalidArgumentError("give --prompt, --prompt-file or --random-input-len");
   }
-  return BenchRequests(std::move(base), random_input_len_, random_output_len_,
+  const auto lengths = [this](uint32_t mean) {
+    return LengthDistribution{static_cast<double>(mean), random_len_sigma_, random_len_max_};
+  };
+  return BenchRequests(std::move(base), lengths(random_input_len_), lengths(random_output_len_),
                        std::max(model.vocabulary_size(), 1u), seed_);
 }
 
@@ -180,6 +193,7 @@ absl::Status BenchCommand::Report(const std::string& model,
   json["request_rate"] = std::isinf(request_rate_) ? Json("inf") : Json(request_rate_);
   json["max_concurrency"] = concurrency_ > 0 ? Json(concurrency_) : Json();
   json.update(BenchReport(records, duration_s, goodput_, percentiles_));
+  if (save_detailed_) json.update(BenchDetails(records));
   if (!output_.empty()) {
     absl::Status status = WriteFile(output_, Print(json, /*indented=*/true) + "\n");
     if (!status.ok()) return status;

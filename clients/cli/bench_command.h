@@ -41,6 +41,8 @@ class BenchCommand final : public Command {
   std::vector<std::string> prompts_;
   uint32_t random_input_len_ = 0;
   uint32_t random_output_len_ = 128;
+  double random_len_sigma_ = 0;
+  uint32_t random_len_max_ = std::numeric_limits<uint32_t>::max();
   size_t num_prompts_ = 1000;
   size_t num_warmups_ = 1;
   size_t concurrency_ = 0;
@@ -49,6 +51,7 @@ class BenchCommand final : public Command {
   GoodputLimits goodput_;
   std::vector<double> percentiles_ = {99};
   std::string output_;
+  bool save_detailed_ = false;
   bool json_ = false;
 };
 

@@ -98,6 +98,27 @@ Json BenchReport(const std::vector<RequestSample>& records, double duration_s,
   return json;
 }
 
+Json BenchDetails(const std::vector<RequestSample>& records) {
+  Json json;
+  for (const char* name :
+       {"input_lens", "output_lens", "ttfts", "itls", "request_errors", "start_times"}) {
+    json[name] = Json::array();
+  }
+  for (const RequestSample& record : records) {
+    const bool is_ok = record.status.ok();
+    json["input_lens"].push_back(record.prompt_tokens);
+    json["output_lens"].push_back(record.output_tokens);
+    json["ttfts"].push_back(is_ok ? record.ttft_ms() / 1e3 : 0);
+    Json& itls = json["itls"].emplace_back(Json::array());
+    if (is_ok) {
+      for (const int64_t gap : record.gaps) itls.push_back(gap / 1e6);
+    }
+    json["request_errors"].push_back(is_ok ? "" : Describe(record.status));
+    json["start_times"].push_back((record.sent - records.front().sent) / 1e6);
+  }
+  return json;
+}
+
 std::string BenchTable(const Json& report) {
   TextTable table({"metric", "value"});
   for (const auto& [name, value] : report.items()) {

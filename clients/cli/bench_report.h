@@ -35,7 +35,12 @@ nlohmann::ordered_json BenchReport(const std::vector<RequestSample>& records, do
                                    const GoodputLimits& goodput,
                                    const std::vector<double>& percentiles);
 
-// The same for people.
+// Every request, in the order of their sending, as `vllm bench serve --save-detailed` has them:
+// input_lens, output_lens, ttfts and itls (seconds; those of failed requests 0 and empty); and
+// request_errors (empty where there was none) and start_times, seconds from the first send.
+nlohmann::ordered_json BenchDetails(const std::vector<RequestSample>& records);
+
+// The figures for people.
 std::string BenchTable(const nlohmann::ordered_json& report);
 
 }  // namespace quire

@@ -15,10 +15,14 @@ def describe_machine(device: str = "cpu") -> dict[str, object]:
         "load_average_before": round(os.getloadavg()[0], 2),
     }
     if device == "cuda":
-        query = ["nvidia-smi", "--id=0", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-        answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
-        description["gpu"] = answer.stdout.strip()
+        description["gpu"] = describe_gpu()
     return description
+
+
+def describe_gpu() -> str:
+    """Name, memory and driver of the first GPU. OSError or subprocess.SubprocessError: nvidia-smi does not say."""
+    query = ["nvidia-smi", "--id=0", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
 
 def describe_versions(quire: pathlib.Path) -> dict[str, str]:

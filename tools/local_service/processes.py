@@ -7,7 +7,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from typing import Self
 
 _MARK = " listening on "
 
@@ -86,7 +85,7 @@ class Stack:
         self.changed = threading.Condition()
         log_folder.mkdir(parents=True, exist_ok=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Stack":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -4,7 +4,7 @@ import html
 import json
 from typing import Any
 
-from report import plots, table
+from report import plots, style, table
 from report.results import Results
 
 _STYLE = """
@@ -47,9 +47,9 @@ def render(results: Results) -> str:
              _speedups(results)]
     for draw, title, css_class, sentence in _FIGURES:
         figure = draw(results)
-        parts.append(f'<h2>{title}</h2><figure class="{css_class}">{plots.to_svg(figure, title)}'
+        parts.append(f'<h2>{title}</h2><figure class="{css_class}">{style.to_svg(figure, title)}'
                      f"<figcaption>{sentence}</figcaption></figure>")
-        plots.plt.close(figure)
+        style.plt.close(figure)
     parts += ["<h2>Every measurement</h2>", _table(results),
               '<p class="quiet">Latency is the median of a point\'s requests, from the send to the last token; TTFT is '
               "the time to the first token, TPOT the time for each one after it. “tokens” says whether the output is "

@@ -53,6 +53,19 @@ TEST(BenchReport, NothingCompletedIsZeros) {
   EXPECT_EQ(json["p99_ttft_ms"], 0.0);
 }
 
+TEST(BenchDetails, HasEveryRequestInOrder) {
+  RequestSample failed;
+  failed.sent = 500'000;
+  failed.status = absl::ResourceExhaustedError("full");
+  const auto json = BenchDetails({Record(100, 250, 10, 3), failed});
+  EXPECT_EQ(json["input_lens"], (std::vector<int>{10, 0}));
+  EXPECT_EQ(json["output_lens"], (std::vector<int>{3, 0}));
+  EXPECT_EQ(json["ttfts"], (std::vector<double>{0.25, 0}));
+  EXPECT_EQ(json["itls"], (std::vector<std::vector<double>>{{0.01, 0.01}, {}}));
+  EXPECT_EQ(json["request_errors"], (std::vector<std::string>{"", "RESOURCE_EXHAUSTED: full"}));
+  EXPECT_EQ(json["start_times"], (std::vector<double>{0, 0.4}));
+}
+
 TEST(ParseGoodput, ReadsLimitsAndNamesWhatIsWrong) {
   const auto limits = ParseGoodput({"ttft:2000", "tpot:100", "e2el:5000.5"});
   ASSERT_TRUE(limits.ok());

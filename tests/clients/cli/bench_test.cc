@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "tests/clients/cli/run_quire.h"
 #include "tests/clients/fake_inference.h"
@@ -62,6 +63,26 @@ TEST(BenchCommand, RandomPromptsAreTheSeedsOwn) {
   EXPECT_EQ(first, prompts("1"));
   EXPECT_NE(first, prompts("2"));
   EXPECT_NE(first[0], first[1]);
+}
+
+TEST(BenchCommand, LogNormalLengthsInDetail) {
+  FakeInference server;
+  const QuireResult result =
+      Bench(server, {"--random-input-len", "8", "--random-output-len", "4", "--random-len-sigma",
+                     "1", "--random-len-max", "12", "--num-prompts", "20", "--num-warmups", "0",
+                     "--save-detailed", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  std::set<int> lengths;
+  for (const v1::GenerateRequest& request : server.requests()) {
+    lengths.insert(request.token_ids().ids_size());
+    EXPECT_LE(request.max_new_tokens(), 12);
+  }
+  EXPECT_GT(lengths.size(), 4);
+  EXPECT_EQ(*lengths.rbegin(), 12);
+  const Json json = Json::parse(result.out);
+  for (const char* column : {"input_lens", "output_lens", "ttfts", "itls", "start_times"}) {
+    EXPECT_THAT(json[column], SizeIs(20)) << column;
+  }
 }
 
 TEST(BenchCommand, AnOpenLoopWithGoodput) {

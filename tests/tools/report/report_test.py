@@ -6,7 +6,7 @@ import re
 import tempfile
 import unittest
 
-from report import page, plots, table
+from report import page, plots, style, table
 from report.results import Results, Series
 
 SAMPLE = pathlib.Path(__file__).parent / "testdata" / "compare.json"
@@ -70,9 +70,9 @@ class TableTest(unittest.TestCase):
 
 class SpreadTest(unittest.TestCase):
     def test_labels_keep_their_order_and_distance(self):
-        self.assertEqual(plots.spread([1.0, 5.0], 1.0), [1.0, 5.0])
-        self.assertEqual(plots.spread([2.0, 2.0], 1.0), [1.5, 2.5])
-        placed = plots.spread([3.0, 1.0, 1.2, 1.1, 2.9], 0.5)
+        self.assertEqual(style.spread([1.0, 5.0], 1.0), [1.0, 5.0])
+        self.assertEqual(style.spread([2.0, 2.0], 1.0), [1.5, 2.5])
+        placed = style.spread([3.0, 1.0, 1.2, 1.1, 2.9], 0.5)
         order = sorted(placed)
         self.assertTrue(all(high - low >= 0.5 - 1e-9 for low, high in zip(order, order[1:])))
         self.assertEqual(sorted(range(5), key=placed.__getitem__), [1, 3, 2, 4, 0])
@@ -117,9 +117,9 @@ class PageTest(unittest.TestCase):
         self.assertNotRegex(text, r"url\((?!#)")
 
     def test_figures_take_the_pages_colour(self):
-        svg = plots.to_svg(plots.latency_against_new_tokens(sample()), "Latency")
+        svg = style.to_svg(plots.latency_against_new_tokens(sample()), "Latency")
         self.assertIn("currentColor", svg)
-        self.assertNotIn(plots._INK, svg)
+        self.assertNotIn(style.INK, svg)
         self.assertIsNone(re.search(r'<svg[^>]* width="', svg))
         self.assertIn('aria-label="Latency"', svg)
 
@@ -134,7 +134,7 @@ class PageTest(unittest.TestCase):
             for draw in (plots.latency_against_new_tokens, plots.throughput_against_concurrency,
                          plots.kv_reserved_against_used):
                 path = pathlib.Path(folder) / "plot.png"
-                plots.write_png(draw(sample()), path)
+                style.write_png(draw(sample()), path)
                 self.assertEqual(path.read_bytes()[:8], b"\x89PNG\r\n\x1a\n")
 
     def test_an_engine_that_is_not_known_is_drawn_too(self):

@@ -123,8 +123,8 @@ INSTANTIATE_TEST_SUITE_P(Subjects, CudaRanksTest, testing::ValuesIn(Subjects()),
                          [](const auto& info) { return info.param.name; });
 
 TEST(CudaRanksLossTest, ALostRankEndsTheGroupWithinASecond) {
-  constexpr uint32_t kSize = 2;
-  constexpr uint64_t kLostAt = 5;
+  static constexpr uint32_t kSize = 2;
+  static constexpr uint64_t kLostAt = 5;
   if (const std::string why = WhyFewer(kSize); !why.empty()) GTEST_SKIP() << why;
   const auto weights = RandomWeights(ShardableModels().front().config, DType::kBF16);
   CudaExecutorOptions options;

@@ -2,10 +2,10 @@
 """Joins the JSON documents of one benchmark, adds the machine and the versions, writes out/bench/NAME.json and prints
 a table with each figure's target beside it.
 
-    benchmarks/report.py NAME FILE...
+    benchmarks/bench_report.py NAME FILE...
 
-A document has "settings", "load_average" (when it began) and "figures": name, unit, median, min, max, samples, and
-at_least or at_most where there is a target (bench_support.h writes this form).
+A document has "settings", "load_average" (when it began) and "figures": name, unit, median, min, max, samples,
+at_least or at_most where there is a target (bench_support.h writes this form), and "references": what others reached.
 """
 
 import argparse
@@ -13,10 +13,14 @@ import json
 import os
 import pathlib
 import platform
+import statistics
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from local_service.machine import describe_gpu  # noqa: E402
 
 
 def processor():
@@ -38,13 +42,36 @@ def first_line(*command):
         return "unknown"
 
 
-def machine():
-    return {"processor": processor(), "cores": len(os.sched_getaffinity(0)),
-            "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "kernel": platform.release()}
+def gpu():
+    """What nvidia-smi says of it, or "unknown": a result is not lost for want of a name."""
+    try:
+        return describe_gpu()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def machine(device="cpu"):
+    described = {"processor": processor(), "cores": len(os.sched_getaffinity(0)),
+                 "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+                 "kernel": platform.release()}
+    return described | ({"gpu": gpu()} if device == "cuda" else {})
 
 
 def versions():
     return {"quire": first_line("git", "describe", "--always", "--dirty"), "compiler": first_line("c++", "--version")}
+
+
+def load_average():
+    """Of the last minute."""
+    return os.getloadavg()[0]
+
+
+def figure(name, unit, samples, at_least=None, at_most=None):
+    """As BenchReport::Add makes it. `samples` is not empty."""
+    made = {"name": name, "unit": unit, "median": statistics.median(samples), "min": min(samples), "max": max(samples),
+            "samples": len(samples)}
+    targets = {"at_least": at_least, "at_most": at_most}
+    return made | {key: value for key, value in targets.items() if value is not None}
 
 
 def target_of(figure):
@@ -67,8 +94,26 @@ def print_run(run):
         target, met = target_of(figure)
         verdict = "" if met is None else "met" if met else "MISSED"
         spread = f"({number(figure['min'])} to {number(figure['max'])})" if figure["samples"] > 1 else ""
-        print(f"  {figure['name']:36} {number(figure['median']):>10} {figure['unit']:9} {spread:22} "
-              f"{target:>12} {verdict}")
+        print(f"  {figure['name']:46} {number(figure['median']):>10} {figure['unit']:9} {spread:22} "
+              f"{target:>12} {verdict}".rstrip())
+
+
+def publish(name, runs, device="cpu"):
+    """Writes out/bench/NAME.json, prints the table and returns the file's path."""
+    result = {"benchmark": name, "machine": machine(device), "versions": versions(), "runs": runs}
+    out = ROOT / "out" / "bench" / f"{name}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
+
+    cpu = result["machine"]["processor"]
+    gpu = f"{result['machine']['gpu']}; " if "gpu" in result["machine"] else ""
+    print(f"{name}: {gpu}{cpu['name']} (family {cpu['family']}, model {cpu['model']}; "
+          f"{', '.join(cpu['instruction_sets'])}), {result['machine']['cores']} cores; "
+          f"quire {result['versions']['quire']}; {result['versions']['compiler']}")
+    for run in runs:
+        print_run(run)
+    print(f"\nwrote {out.relative_to(ROOT)}")
+    return out
 
 
 def main():
@@ -76,19 +121,7 @@ def main():
     parser.add_argument("name")
     parser.add_argument("files", nargs="+", type=pathlib.Path)
     args = parser.parse_args()
-    runs = [json.loads(file.read_text()) for file in args.files]
-    result = {"benchmark": args.name, "machine": machine(), "versions": versions(), "runs": runs}
-    out = ROOT / "out" / "bench" / f"{args.name}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-
-    cpu = result["machine"]["processor"]
-    print(f"{args.name}: {cpu['name']} (family {cpu['family']}, model {cpu['model']}; "
-          f"{', '.join(cpu['instruction_sets'])}), {result['machine']['cores']} cores; "
-          f"quire {result['versions']['quire']}; {result['versions']['compiler']}")
-    for run in runs:
-        print_run(run)
-    print(f"\nwrote {out.relative_to(ROOT)}")
+    publish(args.name, [json.loads(file.read_text()) for file in args.files])
     return 0
 
 
