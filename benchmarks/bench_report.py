@@ -58,7 +58,9 @@ def machine(device="cpu"):
 
 
 def versions():
-    return {"quire": first_line("git", "describe", "--always", "--dirty"), "compiler": first_line("c++", "--version")}
+    # A copy without its history is told its revision.
+    revision = os.environ.get("QUIRE_REVISION") or first_line("git", "describe", "--always", "--dirty")
+    return {"quire": revision, "compiler": first_line("c++", "--version")}
 
 
 def load_average():
