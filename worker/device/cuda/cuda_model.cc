@@ -17,8 +17,8 @@ namespace quire::cuda {
 namespace {
 
 // Layers whose weights a trial of algorithms goes through: of all but small models more than the
-// cache holds. Where the choice need not be exact, it goes through all, whose timings are longer.
-constexpr uint32_t kTrialLayers = 4;
+// cache holds.
+constexpr uint32_t kTrialLayers = 16;
 
 // What the kernels take.
 absl::Status CheckShape(const ModelConfig& config) {
@@ -149,8 +149,7 @@ absl::Status CudaModel::MakeLinears(cudaStream_t stream) {
     spec.has_bias = weights_.layers[0].*bias != nullptr;
     spec.max_rows = options_.max_rows;
     LinearShape::Trial trial;
-    const uint32_t trial_layers = options_.exact ? kTrialLayers : config_.num_layers;
-    for (uint32_t i = 0; i < std::min(trial_layers, config_.num_layers); ++i) {
+    for (uint32_t i = 0; i < std::min(kTrialLayers, config_.num_layers); ++i) {
       trial.weights.push_back(weights_.layers[i].*weights);
     }
     trial.bias = weights_.layers[0].*bias;

@@ -207,8 +207,7 @@ std::vector<RowBits> Scene::Decode(const std::vector<Row>& rows, const DecodeWay
   return Outputs(*batch, rows.size());
 }
 
-std::vector<RowBits> Scene::Prefill(const std::vector<Row>& rows, std::mt19937* random,
-                                    bool exact) const {
+std::vector<RowBits> Scene::Prefill(const std::vector<Row>& rows, std::mt19937* random) const {
   const int32_t most =
       static_cast<int32_t>(PrefillTilePositions(shape_.num_heads, shape_.num_kv_heads));
   std::vector<PrefillTile> tiles;
@@ -223,7 +222,6 @@ std::vector<RowBits> Scene::Prefill(const std::vector<Row>& rows, std::mt19937* 
     ++tiles.back().num_rows;
   }
   const std::unique_ptr<Batch> batch = MakeBatch(rows, 0);
-  batch->args.exact = exact;
   const DeviceArray<PrefillTile> device_tiles(tiles);
   Expect(PrefillAttention(batch->args, device_tiles.data(), static_cast<uint32_t>(tiles.size()),
                           nullptr));

@@ -68,8 +68,7 @@ class Scene {
   std::vector<RowBits> Decode(const std::vector<Row>& rows, const DecodeWay& way) const;
   // Tiles end where a sequence ends or a tile is full, and at random places if `random` is not
   // null.
-  std::vector<RowBits> Prefill(const std::vector<Row>& rows, std::mt19937* random,
-                               bool exact = true) const;
+  std::vector<RowBits> Prefill(const std::vector<Row>& rows, std::mt19937* random) const;
 
   // The parts of Decode, for tests that launch on their own. max_items: at least one a row.
   std::unique_ptr<Batch> MakeBatch(const std::vector<Row>& rows, size_t max_items) const;

@@ -156,8 +156,7 @@ class Bench {
         layers_);
   }
 
-  double Prefill(uint32_t rows_each, bool exact) {
-    args_.exact = exact;
+  double Prefill(uint32_t rows_each) {
     const int32_t most =
         static_cast<int32_t>(PrefillTilePositions(args_.num_heads, args_.num_kv_heads));
     std::vector<PrefillTile> tiles;
@@ -244,15 +243,11 @@ void PrintPrefillTime(const Model& model, DType dtype, uint32_t sequences, uint3
   Bench bench(model, dtype, sequences, rows_each, context);
   const double pairs = 0.5 * rows_each * (2.0 * context - rows_each + 1) * sequences;
   const double operations = 4.0 * model.num_heads * model.head_dim * pairs;
-  for (const bool exact : {true, false}) {
-    if (!exact && dtype != DType::kBF16) continue;
-    const double time = bench.Prefill(rows_each, exact);
-    std::printf(
-        "%-13s %-8s prefill %2u x %5u rows to %5u %-12s %9.2f us %8.1f GFLOP %6.1f TFLOP/s\n",
-        model.name, DTypeName(dtype).data(), sequences, rows_each, context, exact ? "" : "inexact",
-        time, operations * 1e-9, operations / time * 1e-6);
-    std::fflush(stdout);
-  }
+  const double time = bench.Prefill(rows_each);
+  std::printf("%-13s %-8s prefill %2u x %5u rows to %5u %9.2f us %8.1f GFLOP %6.1f TFLOP/s\n",
+              model.name, DTypeName(dtype).data(), sequences, rows_each, context, time,
+              operations * 1e-9, operations / time * 1e-6);
+  std::fflush(stdout);
 }
 
 }  // namespace

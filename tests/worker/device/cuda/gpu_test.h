@@ -23,6 +23,10 @@ class GpuTest : public testing::Test {
   }
 };
 
+// Whether QUIRE_SANITIZED is set: compute-sanitizer slows kernels down a hundred times. Tests then
+// go through fewer sizes, but through every kernel.
+inline bool IsSanitized() { return std::getenv("QUIRE_SANITIZED") != nullptr; }
+
 // For what can't fail unless the device is lost; the test ends there.
 inline void Expect(const absl::Status& status) {
   if (status.ok()) return;

@@ -8,6 +8,14 @@
 
 namespace quire::cuda {
 
+std::vector<uint32_t> Vocabularies(std::initializer_list<uint32_t> all) {
+  std::vector<uint32_t> taken;
+  for (const uint32_t vocabulary : all) {
+    if (!IsSanitized() || vocabulary <= 8192) taken.push_back(vocabulary);
+  }
+  return taken;
+}
+
 std::vector<float> RandomLogits(uint32_t n, float deviation, uint64_t seed) {
   std::mt19937_64 random(seed);
   std::normal_distribution<float> normal(0, deviation);

@@ -2,6 +2,7 @@
 #define QUIRE_TESTS_WORKER_DEVICE_CUDA_SAMPLING_SCENE_H_
 
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 #include "scheduler/sampling_params.h"
@@ -9,6 +10,9 @@
 #include "worker/device/cuda/kernels/sampling.h"
 
 namespace quire::cuda {
+
+// Those that a test goes through: all, or under a sanitizer those up to 8,192.
+std::vector<uint32_t> Vocabularies(std::initializer_list<uint32_t> all);
 
 // Normally distributed logits.
 std::vector<float> RandomLogits(uint32_t n, float deviation, uint64_t seed);

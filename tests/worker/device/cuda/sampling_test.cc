@@ -21,7 +21,7 @@ constexpr SamplingNeeds kGreedy = {};
 constexpr SamplingNeeds kDraws = {.draws = true};
 constexpr SamplingNeeds kAll = {.draws = true, .logprobs = true};
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr uint32_t kVocabularies[] = {7, 8192, 32000, 50257, 128256, 151936};
+constexpr std::initializer_list<uint32_t> kVocabularies = {7, 8192, 32000, 50257, 128256, 151936};
 
 class SamplingTest : public GpuTest {};
 
@@ -32,7 +32,7 @@ SamplingParams Greedy() {
 }
 
 TEST_F(SamplingTest, GreedyFindsTheLargestLogit) {
-  for (const uint32_t vocabulary : kVocabularies) {
+  for (const uint32_t vocabulary : Vocabularies(kVocabularies)) {
     for (const uint32_t num_rows : {1u, 5u, 33u}) {
       SCOPED_TRACE(testing::Message() << vocabulary << " tokens, " << num_rows << " rows");
       SamplingScene scene(vocabulary, SlotsOf(num_rows + 1, Greedy()), num_rows);
@@ -71,7 +71,7 @@ TEST_F(SamplingTest, GreedyFindsTheLargestLogit) {
 }
 
 TEST_F(SamplingTest, TiesGoToTheLowerId) {
-  for (const uint32_t vocabulary : {7u, 50257u, 128256u}) {
+  for (const uint32_t vocabulary : Vocabularies({7, 50257, 128256})) {
     SamplingScene scene(vocabulary, SlotsOf(1, Greedy()), 1);
     for (const float value : {0.0f, -1.0f, 2.0f, -FLT_MAX, FLT_MAX, 1e-42f}) {
       std::vector<float> logits(vocabulary, value);
@@ -90,7 +90,7 @@ TEST_F(SamplingTest, TiesGoToTheLowerId) {
 }
 
 TEST_F(SamplingTest, ARowThatIsNotFiniteChangesNothing) {
-  for (const uint32_t vocabulary : {7u, 8192u, 50257u, 128256u}) {
+  for (const uint32_t vocabulary : Vocabularies({7, 8192, 50257, 128256})) {
     SamplingParams params = Greedy();
     params.presence_penalty = 1;
     params.logprobs = 3;
@@ -126,7 +126,7 @@ TEST_F(SamplingTest, ARowThatIsNotFiniteChangesNothing) {
 // Greedy decoding under penalties and biases against the same fp32 operations on the host, token
 // after token: the device's counts grow with what it samples.
 TEST_F(SamplingTest, PenaltiesFollowTheTokens) {
-  for (const uint32_t vocabulary : {7u, 8192u, 50257u}) {
+  for (const uint32_t vocabulary : Vocabularies({7, 8192, 50257})) {
     SCOPED_TRACE(vocabulary);
     std::vector<SlotSpec> slots(4);
     for (SlotSpec& slot : slots) slot.params = Greedy();
@@ -193,7 +193,7 @@ TEST_F(SamplingTest, PenaltiesFollowTheTokens) {
 }
 
 TEST_F(SamplingTest, LogprobsAreOfTheRawLogits) {
-  for (const uint32_t vocabulary : kVocabularies) {
+  for (const uint32_t vocabulary : Vocabularies(kVocabularies)) {
     for (const float deviation : {0.001f, 2.0f, 8.0f}) {
       SCOPED_TRACE(testing::Message() << vocabulary << " tokens, deviation " << deviation);
       std::vector<float> logits = RandomLogits(vocabulary, deviation, 11);
@@ -297,7 +297,7 @@ void ExpectSameRow(const SamplingScene::Outcome& a, size_t i, const SamplingScen
 }
 
 TEST_F(SamplingTest, ARowIsTheSameInAnyCompany) {
-  for (const uint32_t vocabulary : {8192u, 50257u, 128256u}) {
+  for (const uint32_t vocabulary : Vocabularies({8192, 50257, 128256})) {
     SCOPED_TRACE(vocabulary);
     Company company(vocabulary);
     const SamplingScene::Outcome together = company.Run(company.rows);

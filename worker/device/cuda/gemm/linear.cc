@@ -19,14 +19,14 @@ constexpr int kTimedRuns = 4;
 // What a product by the library and the kernel for what follows it take, over the product alone.
 constexpr float kFollowUp = 1.08f;
 
-// Where the library is not exact. Split-K leaves each part's sums, in fp32, in the workspace. Steps
-// of up to kMostReplayedRows are replayed as graphs, and so are their timings: a launch by itself
+// Steps of up to so many rows are replayed as graphs, and so are their timings: a launch by itself
 // would take longer than a short product.
-constexpr size_t kFreeWorkspaceBytes = size_t{256} << 20;
-constexpr size_t kAskedFreeAlgorithms = 32;
 constexpr uint32_t kMostReplayedRows = 256;
 constexpr int kReplayedRuns = 16;
 constexpr int kReplays = 3;
+// Where the library is not exact. Split-K leaves each part's sums, in fp32, in the workspace.
+constexpr size_t kFreeWorkspaceBytes = size_t{256} << 20;
+constexpr size_t kAskedFreeAlgorithms = 32;
 
 absl::Status LibraryStatus(cublasStatus_t status, absl::string_view what) {
   if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
@@ -99,7 +99,7 @@ struct LinearShape::Choice {
   Layout inputs;
   Layout outputs;
   cublasLtMatmulAlgo_t algorithm = {};
-  // Of kTimedRuns; where the library is not exact, of one run and what follows it.
+  // Of one run; where the library is not exact, of what follows it, too.
   float milliseconds = std::numeric_limits<float>::infinity();
 };
 
@@ -151,40 +151,17 @@ class LinearShape::Contest {
     return count == 0;
   }
 
-  // Milliseconds of kTimedRuns runs.
+  // Milliseconds of one run, and of what follows it where the trial names that.
   absl::StatusOr<float> Time(const Choice& choice) {
-    return TimeRuns([&](size_t run) { return Run(choice, run); });
-  }
-  // The same for the kernel for few rows, with kSkinnyMostRows. Infinite: it computes fewer.
-  absl::StatusOr<float> TimeSkinny() {
-    return WithSkinny(kSkinnyMostRows,
-                      [&](absl::FunctionRef<cudaError_t(size_t)> run) { return TimeRuns(run); });
-  }
-
-  // Where the library is not exact: milliseconds of one run and what follows it.
-  absl::StatusOr<float> TimeFreely(const Choice& choice) {
     const auto run_once = [&](size_t run) {
       const cudaError_t error = Run(choice, run);
       if (error != cudaSuccess || !trial_.follow_up) return error;
       return trial_.follow_up(choice.rows, stream_);
     };
-    if (choice.rows <= kMostReplayedRows) return TimeReplays(run_once);
-    const absl::StatusOr<float> warm = TimeRuns(run_once);
-    if (!warm.ok()) return warm;
-    const absl::StatusOr<float> time = TimeRuns(run_once);
-    if (!time.ok()) return time;
-    return *time / kTimedRuns;
+    return choice.rows <= kMostReplayedRows ? TimeReplays(run_once) : TimeRuns(run_once);
   }
-  absl::StatusOr<float> TimeSkinnyFreely(uint32_t rows) {
-    return WithSkinny(rows,
-                      [&](absl::FunctionRef<cudaError_t(size_t)> run) { return TimeReplays(run); });
-  }
-
- private:
-  // Infinite: the kernel for few rows computes fewer.
-  absl::StatusOr<float> WithSkinny(
-      uint32_t rows,
-      absl::FunctionRef<absl::StatusOr<float>(absl::FunctionRef<cudaError_t(size_t)>)> time) {
+  // The same for the kernel for few rows. Infinite: it computes fewer.
+  absl::StatusOr<float> TimeSkinny(uint32_t rows) {
     std::vector<SkinnyGemm> gemms(trial_.weights.size());
     for (size_t i = 0; i < gemms.size(); ++i) {
       const cudaError_t error =
@@ -193,12 +170,13 @@ class LinearShape::Contest {
       if (error != cudaSuccess) return CudaStatus(error, "a matrix product's trial");
     }
     if (gemms[0].max_rows < rows) return std::numeric_limits<float>::infinity();
-    return time([&](size_t run) {
+    return TimeReplays([&](size_t run) {
       return RunSkinnyGemm(gemms[run % gemms.size()], rows, trial_.bias, outputs_.data(),
                            shape_.spec_.fp32_output, stream_);
     });
   }
 
+ private:
   Contest(const LinearShape& shape, const Trial& trial, cudaStream_t stream)
       : shape_(shape), trial_(trial), stream_(stream) {}
 
@@ -215,9 +193,11 @@ class LinearShape::Contest {
                       reference_.data(), stream_);
   }
 
+  // Milliseconds of one run among kTimedRuns.
   absl::StatusOr<float> TimeRuns(absl::FunctionRef<cudaError_t(size_t run)> run_once) {
     float milliseconds = 0;
-    cudaError_t error = cudaEventRecord(begin_.get(), stream_);
+    cudaError_t error = run_once(0);  // loads the kernel
+    if (error == cudaSuccess) error = cudaEventRecord(begin_.get(), stream_);
     for (size_t run = 0; run < kTimedRuns && error == cudaSuccess; ++run) error = run_once(run);
     if (error == cudaSuccess) error = cudaEventRecord(end_.get(), stream_);
     if (error == cudaSuccess) error = cudaEventSynchronize(end_.get());
@@ -225,7 +205,7 @@ class LinearShape::Contest {
       error = cudaEventElapsedTime(&milliseconds, begin_.get(), end_.get());
     }
     if (error != cudaSuccess) return CudaStatus(error, "a matrix product's timing");
-    return milliseconds;
+    return milliseconds / kTimedRuns;
   }
 
   // Milliseconds of one run among those of a graph: the least of several replays.
@@ -409,7 +389,7 @@ absl::Status LinearShape::Choose(const Trial& trial, cudaStream_t stream) {
     skinny_max_rows_ = kSkinnyMostRows;
     return absl::OkStatus();
   }
-  const absl::StatusOr<float> skinny = contest->TimeSkinny();
+  const absl::StatusOr<float> skinny = contest->TimeSkinny(kSkinnyMostRows);
   if (!skinny.ok()) return skinny.status();
   if (*skinny < kFollowUp * choices_.front().milliseconds) skinny_max_rows_ = kSkinnyMostRows;
   return absl::OkStatus();
@@ -446,7 +426,7 @@ absl::Status LinearShape::ChooseFreely(const Trial& trial, cudaStream_t stream) 
     bool is_served = false;
     for (const cublasLtMatmulAlgo_t& algorithm : *proposed) {
       choice->algorithm = algorithm;
-      const absl::StatusOr<float> time = contest->TimeFreely(*choice);
+      const absl::StatusOr<float> time = contest->Time(*choice);
       if (!time.ok()) {  // it refuses the product or the capture
         cudaGetLastError();
         continue;
@@ -474,7 +454,7 @@ absl::Status LinearShape::GiveRowsToFaster(Contest& contest) {
   uint32_t before = 0;
   for (uint32_t rows = 1; rows <= kSkinnyMostRows; rows = NextFreeRows(rows)) {
     const Choice* const choice = FindChoice(rows);
-    const absl::StatusOr<float> skinny = contest.TimeSkinnyFreely(rows);
+    const absl::StatusOr<float> skinny = contest.TimeSkinny(rows);
     if (!skinny.ok()) return skinny.status();
     const bool is_for_library = choice != nullptr && choice->milliseconds < *skinny;
     for (uint32_t r = before + 1; r <= rows; ++r) {

@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 
 #include <algorithm>
+#include <atomic>
 
 #include "worker/device/cuda/gemm/skinny_chain_inl.cuh"
 #include "worker/device/cuda/gemm/skinny_outputs_inl.cuh"
@@ -147,16 +148,32 @@ cudaError_t CountMultiprocessors(uint32_t* count) {
   return cudaSuccess;
 }
 
+// Lets the kernel have so much shared memory on the current device, of which the driver is asked
+// once for each device: `allowed` remembers them.
+cudaError_t AllowSharedBytes(const void* kernel, uint32_t bytes, std::atomic<uint64_t>* allowed) {
+  int device = 0;
+  if (cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
+  if (device >= 64) return cudaErrorInvalidDevice;
+  const uint64_t bit = uint64_t{1} << device;
+  if ((allowed->load(std::memory_order_relaxed) & bit) != 0) return cudaSuccess;
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  if (error == cudaSuccess) allowed->fetch_or(bit, std::memory_order_relaxed);
+  return error;
+}
+
 // Into the arrays of SkinnyGemm.
 constexpr uint32_t IndexOf(uint32_t halves) { return halves == 4 ? 2 : halves - 1; }
 
 template <int kHalves, int kBoxes, bool kFewTiles, Epilogue kEpilogue>
 cudaError_t Launch(const SkinnyGemm& gemm, const Params& params, cudaStream_t stream) {
   constexpr auto kKernel = SkinnyKernel<kHalves, kBoxes, kFewTiles, kEpilogue>;
-  static const cudaError_t allowed =
-      cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(kLargeRing + kStageBytes / 2));
-  if (allowed != cudaSuccess) return allowed;
+  static std::atomic<uint64_t> allowed = 0;  // a bit a device
+  if (cudaError_t error = AllowSharedBytes(reinterpret_cast<const void*>(kKernel),
+                                           kLargeRing + kStageBytes / 2, &allowed);
+      error != cudaSuccess) {
+    return error;
+  }
   uint32_t num_sms = 0;
   if (cudaError_t error = CountMultiprocessors(&num_sms); error != cudaSuccess) return error;
   const uint32_t grid = std::min(params.num_rounds, num_sms);

@@ -66,10 +66,10 @@ struct AttentionArgs {
   uint32_t block_size = 0;      // tokens: 16, 32, 64 or 128
   uint32_t sliding_window = 0;  // key j is visible to position i iff i − window < j <= i; 0: j <= i
   float scale = 1.0f;           // > 0
-  // Benchmarks only, in bf16. Off: a row's bits depend on its company. An item's keys, or all of a
-  // prompt's row, are one online softmax without segments; items are cut at tiles, leave one
-  // partial result each, and what DecodeItem counts in segments is counted in tiles (first_segment,
-  // num_segments) or in items (num_parts, first_part, part).
+  // Benchmarks only, in bf16, of decoding. Off: a row's bits depend on its company. An item's keys
+  // are one online softmax without segments; items are cut at tiles, leave one partial result each,
+  // and what DecodeItem counts in segments is counted in tiles (first_segment, num_segments) or in
+  // items (num_parts, first_part, part).
   bool exact = true;
 
   // Aligned to 16 bytes, as are outputs, kv and partials.

@@ -267,15 +267,11 @@ __global__ void __launch_bounds__(kAttentionThreads, kDecodeResidentBlocks<kHead
 // 16 a warp. A group of more than 64 heads takes several blocks.
 
 // What a head_dim leaves room for: 128 threads' registers hold queries and sums up to 128 columns.
-// One softmax over all keys needs registers for one state alone.
-template <int kHeadDim, bool kExact>
+template <int kHeadDim>
 struct PrefillShape {
   static constexpr bool kInRegisters = kHeadDim <= 128;
   static constexpr uint32_t kStages = 2;
-  static constexpr int kResidentBlocks = (kHeadDim == 64    ? 3
-                                          : kHeadDim == 128 ? 2
-                                                            : 1) +
-                                         (kExact || kHeadDim == 256 ? 0 : 1);
+  static constexpr int kResidentBlocks = kHeadDim == 64 ? 3 : kHeadDim == 128 ? 2 : 1;
   using Query =
       std::conditional_t<kInRegisters, QueryInRegisters<kHeadDim>, QueryInShared<kHeadDim>>;
   using State = RowState<
@@ -293,11 +289,10 @@ inline __host__ __device__ uint32_t PrefillPasses(const AttentionParams& params)
   return (params.group + kPrefillRows - 1) / kPrefillRows;
 }
 
-template <int kHeadDim, bool kExact>
-__global__ void __launch_bounds__(kAttentionThreads,
-                                  PrefillShape<kHeadDim, kExact>::kResidentBlocks)
+template <int kHeadDim>
+__global__ void __launch_bounds__(kAttentionThreads, PrefillShape<kHeadDim>::kResidentBlocks)
     PrefillBf16(const __grid_constant__ AttentionParams params, const PrefillTile* tiles) {
-  using Shape = PrefillShape<kHeadDim, kExact>;
+  using Shape = PrefillShape<kHeadDim>;
   extern __shared__ __align__(128) unsigned char shared[];
   const uint32_t stages = SharedAddress(shared);
 
@@ -382,16 +377,13 @@ __global__ void __launch_bounds__(kAttentionThreads,
       SoftmaxStep<2>(params.exponent_scale, scores, segment, weights);
       AddValues<kHeadDim, kHeadDim / 16>(weights, keys + Stage<kHeadDim>::kTileBytes, 0,
                                          segment.values);
-      if constexpr (kExact) {
-        if (tile % kTilesPerSegment == kTilesPerSegment - 1 || position + kTileSize > high) {
-          row_state.Merge(segment);
-          segment.Reset();
-        }
+      if (tile % kTilesPerSegment == kTilesPerSegment - 1 || position + kTileSize > high) {
+        row_state.Merge(segment);
+        segment.Reset();
       }
     }
     stage = stage + 1 == Shape::kStages ? 0 : stage + 1;
   }
-  if constexpr (!kExact) row_state.Merge(segment);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (output_rows[half] < 0) continue;
@@ -403,25 +395,25 @@ __global__ void __launch_bounds__(kAttentionThreads,
 
 // --- Launches ------------------------------------------------------------------------------------
 
-// Calls `use` with the smallest head_dim that there is a kernel for and that holds the model's, and
-// whether to be exact.
+// Calls `use` with the smallest head_dim that there is a kernel for and that holds the model's.
 template <typename Use>
-cudaError_t WithShape(const AttentionParams& params, Use use) {
-  const auto with_exact = [&](auto head_dim) {
-    if (params.args.exact) return use(head_dim, std::true_type());
-    return use(head_dim, std::false_type());
-  };
-  if (params.args.head_dim <= 64) return with_exact(std::integral_constant<int, 64>());
-  if (params.args.head_dim <= 128) return with_exact(std::integral_constant<int, 128>());
-  return with_exact(std::integral_constant<int, 256>());
+cudaError_t WithHeadDim(const AttentionParams& params, Use use) {
+  if (params.args.head_dim <= 64) return use(std::integral_constant<int, 64>());
+  if (params.args.head_dim <= 128) return use(std::integral_constant<int, 128>());
+  return use(std::integral_constant<int, 256>());
 }
 
-// The same, and with the halves of a matrix's rows that the heads of a group fill.
+// The same, with the halves of a matrix's rows that the heads of a group fill, and whether to be
+// exact.
 template <typename Use>
 cudaError_t WithDecodeShape(const AttentionParams& params, Use use) {
-  return WithShape(params, [&](auto head_dim, auto exact) {
-    if (params.group <= 8) return use(head_dim, std::integral_constant<int, 1>(), exact);
-    return use(head_dim, std::integral_constant<int, 2>(), exact);
+  return WithHeadDim(params, [&](auto head_dim) {
+    const auto with_halves = [&](auto halves) {
+      if (params.args.exact) return use(head_dim, halves, std::true_type());
+      return use(head_dim, halves, std::false_type());
+    };
+    if (params.group <= 8) return with_halves(std::integral_constant<int, 1>());
+    return with_halves(std::integral_constant<int, 2>());
   });
 }
 
@@ -444,9 +436,9 @@ cudaError_t AttentionKernels<DType::kBF16>::Prefill(const AttentionParams& param
                                                     const PrefillTile* tiles, uint32_t num_tiles,
                                                     cudaStream_t stream) {
   const uint32_t num_blocks = num_tiles * PrefillPasses(params) * params.args.num_kv_heads;
-  return WithShape(params, [&](auto head_dim, auto exact) {
-    return LaunchAttention(PrefillBf16<head_dim(), exact()>, num_blocks, kAttentionThreads,
-                           PrefillShape<head_dim(), exact()>::kBytes, stream, params, tiles);
+  return WithHeadDim(params, [&](auto head_dim) {
+    return LaunchAttention(PrefillBf16<head_dim()>, num_blocks, kAttentionThreads,
+                           PrefillShape<head_dim()>::kBytes, stream, params, tiles);
   });
 }
 
