@@ -30,18 +30,18 @@ absl::StatusOr<std::unique_ptr<RankGroupExecutor>> RankGroupExecutor::Create(
 
 RankGroupExecutor::RankGroupExecutor(uint32_t size, AbortRanks abort_ranks)
     : abort_ranks_(std::move(abort_ranks)), ranks_(size), results_(size) {
-  for (uint32_t rank = 1; rank < size; ++rank) {
+  for (uint32_t rank = 0; rank < size; ++rank) {
     threads_.emplace_back([this, rank] { Loop(rank); });
   }
 }
 
 RankGroupExecutor::~RankGroupExecutor() {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    work_ = nullptr;
-    ++round_;
+    // After an error ranks may still be on their way back.
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return num_busy_ == 0; });
   }
-  started_.notify_all();
+  StartRound(nullptr);
   for (std::thread& thread : threads_) thread.join();
 }
 
@@ -50,63 +50,81 @@ absl::Status RankGroupExecutor::Launch(const StepPlan& plan) {
 }
 
 absl::Status RankGroupExecutor::Collect(StepResult* result) {
-  absl::Status status = OnAllRanks(
-      [&](uint32_t rank) { return ranks_[rank]->Collect(rank == 0 ? result : &results_[rank]); });
+  absl::Status status = OnAllRanksUntilError(
+      [this](uint32_t rank) { return ranks_[rank]->Collect(&results_[rank]); });
   if (!status.ok()) return status;
+  const StepResult& first = results_[0];
   for (uint32_t rank = 1; rank < size(); ++rank) {
-    if (results_[rank].step == result->step && results_[rank].tokens == result->tokens) continue;
-    status = absl::InternalError(absl::StrCat("step ", result->step, ": rank ", rank,
+    if (results_[rank].step == first.step && results_[rank].tokens == first.tokens) continue;
+    status = absl::InternalError(absl::StrCat("step ", first.step, ": rank ", rank,
                                               " sampled other tokens than rank 0 from logits that "
                                               "must be the same"));
     abort_ranks_(status);
     return status;
   }
+  std::swap(*result, results_[0]);
   return absl::OkStatus();
 }
 
 absl::Status RankGroupExecutor::OnAllRanks(Work work) {
+  StartRound(std::move(work));
+  return EndRound(true);
+}
+
+absl::Status RankGroupExecutor::OnAllRanksUntilError(Work work) {
+  StartRound(std::move(work));
+  return EndRound(false);
+}
+
+void RankGroupExecutor::StartRound(Work work) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    work_ = &work;
+    QUIRE_CHECK(num_busy_ == 0);
+    work_ = std::move(work);
     first_error_ = absl::OkStatus();
-    num_busy_ = size() - 1;
+    num_busy_ = size();
     ++round_;
   }
-  started_.notify_all();
-  const absl::Status own = OnRank(0, work);
+  changed_.notify_all();
+}
+
+absl::Status RankGroupExecutor::EndRound(bool waits_for_all) {
   std::unique_lock<std::mutex> lock(mutex_);
-  if (!own.ok() && first_error_.ok()) first_error_ = own;
-  ended_.wait(lock, [this] { return num_busy_ == 0; });
+  changed_.wait(lock, [&] { return num_busy_ == 0 || (!waits_for_all && !first_error_.ok()); });
   return first_error_;
 }
 
-absl::Status RankGroupExecutor::OnRank(uint32_t rank, Work work) {
-  const absl::Status status = work(rank);
-  if (status.ok() || size() == 1) return status;
-  const absl::Status named(status.code(), absl::StrCat("rank ", rank, ": ", status.message()));
+void RankGroupExecutor::RunRound(uint32_t rank) {
+  const absl::Status status = work_(rank);
+  if (status.ok()) return;
+  const absl::Status named =
+      size() == 1
+          ? status
+          : absl::Status(status.code(), absl::StrCat("rank ", rank, ": ", status.message()));
   {
     // Before the abort, so that the ranks it wakes do not come first.
     const std::lock_guard<std::mutex> lock(mutex_);
     if (first_error_.ok()) first_error_ = named;
   }
+  changed_.notify_all();
   abort_ranks_(named);
-  return named;
 }
 
 void RankGroupExecutor::Loop(uint32_t rank) {
   uint64_t seen = 0;
   while (true) {
-    const Work* work = nullptr;
     {
       std::unique_lock<std::mutex> lock(mutex_);
-      started_.wait(lock, [&] { return round_ != seen; });
+      changed_.wait(lock, [&] { return round_ != seen; });
       seen = round_;
-      work = work_;
     }
-    if (work == nullptr) return;
-    OnRank(rank, *work).IgnoreError();
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (--num_busy_ == 0) ended_.notify_one();
+    if (!work_) return;
+    RunRound(rank);
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      --num_busy_;
+    }
+    changed_.notify_all();
   }
 }
 

@@ -10,7 +10,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "worker/engine/model_executor.h"
@@ -18,12 +17,13 @@
 namespace quire {
 
 // The ranks of a tensor-parallel group as one executor: every rank carries out every plan with its
-// part of the model, each on a thread of its own (rank 0 on the caller's). All of them sample, from
-// the same logits, so no token travels; rank 0's results are handed out, and a rank whose tokens
-// differ from them is an error.
+// part of the model, each on a thread of its own. All of them sample, from the same logits, so no
+// token travels; rank 0's results are handed out, and a rank whose tokens differ from them is an
+// error.
 //
-// Any rank's error is the group's, final as ModelExecutor says: it aborts the group, so that ranks
-// that wait for the lost one return, and names the rank.
+// Any rank's error is the group's, final as ModelExecutor says, and names the rank. It aborts the
+// group, so that ranks that wait for the lost one return; Collect does not wait until they have,
+// which takes NCCL about a second, but the destructor does.
 class RankGroupExecutor final : public ModelExecutor {
  public:
   // Makes a rank's executor, on the rank's thread, while the others make theirs. All must come to
@@ -53,24 +53,28 @@ class RankGroupExecutor final : public ModelExecutor {
   }
 
  private:
-  using Work = absl::FunctionRef<absl::Status(uint32_t rank)>;
+  using Work = std::function<absl::Status(uint32_t rank)>;
 
   RankGroupExecutor(uint32_t size, AbortRanks abort_ranks);
   // Does `work` for every rank at once and returns when all are through: the first error.
   absl::Status OnAllRanks(Work work);
-  absl::Status OnRank(uint32_t rank, Work work);
+  // The same, but returns at once with an error, while ranks may still be at it: `work` refers to
+  // nothing but members.
+  absl::Status OnAllRanksUntilError(Work work);
+  void StartRound(Work work);
+  absl::Status EndRound(bool waits_for_all);
+  void RunRound(uint32_t rank);
   void Loop(uint32_t rank);
 
   const AbortRanks abort_ranks_;
   std::vector<std::unique_ptr<ModelExecutor>> ranks_;
-  std::vector<StepResult> results_;  // of the ranks above 0
+  std::vector<StepResult> results_;  // by rank
   ExecutorLimits limits_;
 
   std::mutex mutex_;
-  std::condition_variable started_;
-  std::condition_variable ended_;
-  uint64_t round_ = 0;          // counts calls of OnAllRanks
-  const Work* work_ = nullptr;  // of the round; null: the threads are to end
+  std::condition_variable changed_;
+  uint64_t round_ = 0;
+  Work work_;  // of the round; empty: the threads are to end. Not touched while ranks are busy.
   uint32_t num_busy_ = 0;
   absl::Status first_error_;  // of the round
   std::vector<std::thread> threads_;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <future>
 #include <memory>
 #include <string>
 #include <utility>
@@ -128,6 +129,43 @@ TEST_F(RankGroupExecutorTest, ALostRankEndsTheWaitOfTheOthersAndIsNamed) {
       EXPECT_EQ(tokens.size(), kind == Fault::kLaunchFails ? 3u : 4u);
     }
   }
+}
+
+// A rank that is slow to come back, as from a kernel that NCCL has to end.
+class SlowToReturn final : public ModelExecutor {
+ public:
+  SlowToReturn(std::unique_ptr<ModelExecutor> rank, std::promise<void>& entered,
+               std::shared_future<void> may_return)
+      : rank_(std::move(rank)), entered_(entered), may_return_(std::move(may_return)) {}
+  const ExecutorLimits& limits() const override { return rank_->limits(); }
+  absl::Status Launch(const StepPlan& plan) override { return rank_->Launch(plan); }
+  absl::Status Collect(StepResult* result) override {
+    entered_.set_value();
+    may_return_.wait();
+    return absl::InternalError("the group was aborted");
+  }
+
+ private:
+  const std::unique_ptr<ModelExecutor> rank_;
+  std::promise<void>& entered_;
+  const std::shared_future<void> may_return_;
+};
+
+TEST_F(RankGroupExecutorTest, CollectTellsTheErrorBeforeTheOtherRanksAreBack) {
+  auto group = Make(2, {1, Fault::kCollectFails});
+  std::promise<void> entered;
+  std::promise<void> may_return;
+  group->WrapRankForTest(0, [&](std::unique_ptr<ModelExecutor> rank) {
+    return std::make_unique<SlowToReturn>(std::move(rank), entered, may_return.get_future());
+  });
+  StepPlan plan;
+  plan.step = 1;
+  ASSERT_TRUE(group->Launch(plan).ok());
+  StepResult result;
+  EXPECT_EQ(group->Collect(&result), absl::InternalError("rank 2: the device is gone"));
+  entered.get_future().wait();
+  may_return.set_value();
+  group.reset();  // waits for rank 0
 }
 
 TEST_F(RankGroupExecutorTest, ARankWithOtherTokensIsAnError) {
