@@ -46,6 +46,8 @@ struct CoordinatorFlags : ServerFlags {
   std::vector<std::string> workers;
   std::string generation_config = "auto";
   double drain_timeout_s = 30;
+  double migration_timeout_s = 30;
+  uint32_t quarantine_after = 2;
   uint32_t max_streams = 16384;
   uint32_t tokenizer_threads = 2;
 };
@@ -57,6 +59,13 @@ void Declare(FlagSet& flags, CoordinatorFlags* f) {
             "auto: generation_config.json gives the defaults of sampling; none: it does not");
   flags.Add("max-streams", &f->max_streams, "Requests that may be open at once");
   flags.Add("tokenizer-threads", &f->tokenizer_threads, "Threads that tokenize prompts");
+  flags
+      .Add("migration-timeout", &f->migration_timeout_s,
+           "Seconds that a request which lost its worker waits for another with the same numerics")
+      ->check(NumberFrom(0, kMaxDrainTimeoutSeconds));
+  flags.Add("quarantine-after", &f->quarantine_after,
+            "Workers lost with a request after which it runs alone, and ends if it loses one more; "
+            "0: never");
   flags.Add("drain-timeout", &f->drain_timeout_s, "Seconds that open requests get after SIGTERM")
       ->check(NumberFrom(0, kMaxDrainTimeoutSeconds));
 }
@@ -141,6 +150,9 @@ int Run(int argc, char** argv) {
   InferenceService::Context context{&registry, &placer, &streams, &work_pool, {}, nullptr};
   context.stream.placer = &placer;
   context.stream.timers = &timers;
+  context.stream.move_timeout = static_cast<int64_t>(flags.migration_timeout_s * 1e6);
+  context.stream.quarantine_after = flags.quarantine_after;
+  context.stream.on_quarantined = [&](RequestStream& stream) { streams.Quarantine(stream); };
   context.stream.on_end = [&](RequestStream& stream, const RequestRecord& record) {
     streams.OnEnd(stream, record.status);
     coordinator_metrics.OnEnd(record);

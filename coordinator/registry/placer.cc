@@ -89,6 +89,9 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
   for (const WorkerView& view : registry_->Views()) {
     if (view.info.model() != placement.model || view.info.engine() != placement.engine) continue;
     if (!placement.worker.empty() && view.info.name() != placement.worker) continue;
+    if (!placement.numerics_id.empty() && view.info.numerics_id() != placement.numerics_id) {
+      continue;
+    }
     if (view.state != v1::WorkerLoad::READY) {
       why = absl::StrCat(": ", view.info.name(), " is ", v1::WorkerLoad::State_Name(view.state),
                          view.why.empty() ? "" : ", ", view.why);
@@ -97,6 +100,12 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
     }
     if (placement.refused.contains(view.number)) {
       refusing.push_back({view.snapshot, 0});
+      continue;
+    }
+    if (const auto kept = kept_.find(view.number);
+        kept != kept_.end() && kept->second != placement.alone) {
+      why = absl::StrCat(": ", view.info.name(), " is kept for a request that runs alone");
+      absent.push_back({view.snapshot, 0});
       continue;
     }
     candidates.push_back({view.snapshot, affinity_.MatchedTokens(chunks, view.number)});
@@ -128,8 +137,24 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
   }
   std::shared_ptr<WorkerLink> link = registry_->Find(decision.worker);
   if (link == nullptr) return NoWorkerNow(placement.model);
+  if (placement.alone != 0) {
+    std::erase_if(kept_, [&](const auto& kept) { return kept.second == placement.alone; });
+    kept_[decision.worker] = placement.alone;
+    const auto placed = std::find_if(candidates.begin(), candidates.end(),
+                                     [&](const PlacementCandidate& candidate) {
+                                       return candidate.worker.worker == decision.worker;
+                                     });
+    if (placed->worker.load() > 0) {
+      return NoWorkerNow(absl::StrCat(placement.model, " with nothing else running"));
+    }
+  }
   affinity_.Record(chunks, decision.worker);
   return link;
+}
+
+void Placer::Release(uint64_t alone) {
+  MutexLock lock(mutex_);
+  std::erase_if(kept_, [alone](const auto& kept) { return kept.second == alone; });
 }
 
 }  // namespace quire

@@ -1,6 +1,7 @@
 #ifndef QUIRE_COORDINATOR_REGISTRY_PLACER_H_
 #define QUIRE_COORDINATOR_REGISTRY_PLACER_H_
 
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -25,6 +26,11 @@ struct Placement {
   uint32_t max_new_tokens = 0;
   uint32_t num_choices = 1;
   std::set<WorkerNumber> refused;  // workers that did not take the request
+  // Of a request that has run already: the workers that go on with the same bits. Empty: any.
+  std::string numerics_id;
+  // A request that may be what its workers died of gets a worker to itself, under its name here,
+  // until Release. 0: none such.
+  uint64_t alone = 0;
 };
 
 // Brings requests and the registry's snapshots before the placement policy. Thread safe.
@@ -46,12 +52,16 @@ class Placer {
 
   // RESOURCE_EXHAUSTED: every queue is full. FAILED_PRECONDITION: it needs more KV blocks than any
   // worker has, those that are not READY now included. UNAVAILABLE: no worker serves it now.
+  // For a request that is to run alone also while a worker that is kept for it has others yet.
   absl::StatusOr<std::shared_ptr<WorkerLink>> Place(const Placement& placement);
+  // The request of that name does not need a worker to itself any more.
+  void Release(uint64_t alone);
 
  private:
   WorkerRegistry* const registry_;
   Mutex mutex_;
   PrefixAffinity affinity_ QUIRE_GUARDED_BY(mutex_);
+  std::map<WorkerNumber, uint64_t> kept_ QUIRE_GUARDED_BY(mutex_);  // for whom
 };
 
 }  // namespace quire

@@ -13,6 +13,15 @@ namespace {
 // A notice says that timing changed, so those beyond this many say nothing new.
 constexpr size_t kMaxNotices = 64;
 
+// A request without a worker looks for one again after this long, then after twice as long each
+// time.
+constexpr int64_t kFirstMoveRetryMicros = 20'000;
+constexpr int64_t kLastMoveRetryMicros = 320'000;
+
+int64_t MoveRetryDelay(uint32_t num_tries) {
+  return std::min(kFirstMoveRetryMicros << std::min(num_tries, 10u), kLastMoveRetryMicros);
+}
+
 }  // namespace
 
 RequestStream::RequestStream(uint64_t key, std::string request_id, std::string fingerprint,
@@ -30,6 +39,8 @@ void RequestStream::Carry(const Effects& effects) {
   if (effects.link != nullptr) {
     for (const worker::v1::Cancel& cancel : effects.cancels) effects.link->Cancel(cancel);
   }
+  if (effects.releases_worker) context_.placer->Release(key_);
+  if (effects.is_quarantined && context_.on_quarantined) context_.on_quarantined(*this);
   if (effects.ended.has_value()) context_.on_end(*this, *effects.ended);
   for (const auto& [client, status] : effects.aborts) client->Abort(status);
   if (effects.kick != nullptr) effects.kick->Kick();
@@ -192,7 +203,7 @@ worker::v1::Submit RequestStream::MakeSubmit() const {
                                                            choice.ids().end());
     submit.add_choice_finished(choice.finished.has_value());
   }
-  if (request_.queue_timeout_ms > 0) {
+  if (request_.queue_timeout_ms > 0 && first_token_at_ < 0) {
     const int64_t spent_ms = (SteadyMicros() - received_at_) / 1000;
     submit.set_queue_timeout_ms(
         static_cast<uint32_t>(std::max<int64_t>(1, int64_t{request_.queue_timeout_ms} - spent_ms)));
@@ -200,13 +211,16 @@ worker::v1::Submit RequestStream::MakeSubmit() const {
   return submit;
 }
 
-void RequestStream::Accept(const WorkerView& view) {
-  worker_name_ = view.info.name();
+void RequestStream::Accept(const WorkerView& view, bool drains) {
+  const std::string before = std::exchange(worker_name_, view.info.name());
   if (output_.accepted.has_value()) {
     if (output_.notices.size() < kMaxNotices) {
       v1::Notice& notice = output_.notices.emplace_back();
       notice.set_kind(v1::Notice::MIGRATED);
-      notice.set_why(absl::StrCat("the worker had no room; the request runs on ", worker_name_));
+      const std::string why = drains               ? absl::StrCat(before, " drains")
+                              : moving_since_ >= 0 ? absl::StrCat(before, ": ", moving_why_)
+                                                   : absl::StrCat(before, " had no room");
+      notice.set_why(absl::StrCat(why, "; the request runs on ", worker_name_));
     }
     return;
   }
@@ -234,50 +248,117 @@ std::optional<Placement> RequestStream::WantedPlacement(Effects* effects) {
   placement.max_new_tokens = request_.parameters.max_new_tokens();
   placement.num_choices = request_.parameters.n();
   placement.refused = refused_;
+  if (output_.accepted.has_value()) placement.numerics_id = output_.accepted->numerics_id();
+  runs_alone_ = context_.quarantine_after > 0 && num_lost_workers_ >= context_.quarantine_after;
+  if (runs_alone_) placement.alone = key_;
   return placement;
 }
 
 void RequestStream::PlaceAndSubmit() {
+  {
+    MutexLock lock(mutex_);
+    if (is_placing_) return;  // that thread sees what has changed
+    is_placing_ = true;
+  }
   for (;;) {
     std::optional<Placement> placement;
     Effects ended;
     {
       MutexLock lock(mutex_);
       placement = WantedPlacement(&ended);
+      if (!placement.has_value()) is_placing_ = false;
     }
     if (!placement.has_value()) return Carry(ended);
-    auto placed = context_.placer->Place(*placement);
-    if (!placed.ok()) return End(placed.status());
-    const std::shared_ptr<WorkerLink> link = *placed;
-
-    worker::v1::Submit submit;
-    bool complete = false;
-    {
-      MutexLock lock(mutex_);
-      if (output_.ended.has_value()) return;
-      ++attempt_;
-      link_ = link;
-      Accept(link->View());
-      submit = MakeSubmit();
-      complete = output_.is_complete();
-    }
-    if (complete) return End(absl::OkStatus());  // what was emitted had ended every choice
-    if (!link->Submit(std::move(submit), shared_from_this())) {
-      MutexLock lock(mutex_);
-      refused_.insert(link->number());
-      link_ = nullptr;  // a Cancel from now on ends the request here
-      continue;
-    }
-    // Whoever ended or cancelled it meanwhile could not reach the worker.
-    Effects effects;
-    {
-      MutexLock lock(mutex_);
-      if (output_.ended.has_value() || cancelling_) CancelAtWorker(std::nullopt, &effects);
-      effects.kick = client_.sink;
-      AdmitWaiting(&effects);
-    }
-    return Carry(effects);
+    const auto placed = context_.placer->Place(*placement);
+    if (!placed.ok()) return StayUnplaced(placed.status());
+    if (SubmitTo(*placed) == Placed::kDone) return;
   }
+}
+
+RequestStream::Placed RequestStream::SubmitTo(const std::shared_ptr<WorkerLink>& link) {
+  worker::v1::Submit submit;
+  Effects effects;
+  bool complete = false;
+  {
+    MutexLock lock(mutex_);
+    is_placing_ = !output_.ended.has_value();
+    if (!is_placing_) return Placed::kDone;
+    // One that drains has it still. What it says from now on is void.
+    const bool drains = link_ != nullptr;
+    if (drains) CancelAtWorker(std::nullopt, &effects);
+    ++attempt_;
+    link_ = link;
+    Accept(link->View(), drains);
+    submit = MakeSubmit();
+    complete = output_.is_complete();
+    if (complete) is_placing_ = false;
+  }
+  Carry(effects);
+  if (complete) {  // what was emitted had ended every choice
+    End(absl::OkStatus());
+    return Placed::kDone;
+  }
+  if (!link->Submit(std::move(submit), shared_from_this())) {
+    MutexLock lock(mutex_);
+    refused_.insert(link->number());
+    link_ = nullptr;  // a Cancel from now on ends the request here
+    return Placed::kTryMore;
+  }
+  // Whoever ended or cancelled it meanwhile could not reach the worker.
+  effects = Effects();
+  {
+    MutexLock lock(mutex_);
+    if (link_ == nullptr && !output_.ended.has_value()) return Placed::kTryMore;  // lost by now
+    is_placing_ = false;
+    if (output_.ended.has_value() || cancelling_) {
+      CancelAtWorker(std::nullopt, &effects);
+      effects.link = link;
+    }
+    effects.kick = client_.sink;
+    AdmitWaiting(&effects);
+  }
+  Carry(effects);
+  return Placed::kDone;
+}
+
+void RequestStream::StayUnplaced(const absl::Status& status) {
+  Effects effects;
+  {
+    MutexLock lock(mutex_);
+    is_placing_ = false;
+    if (output_.ended.has_value() || link_ != nullptr) return;  // it goes on where it is
+    const int64_t now = SteadyMicros();
+    if (moving_since_ < 0) {
+      EndLocked(status, &effects);
+    } else if (now - moving_since_ >= context_.move_timeout) {
+      EndLocked(WithRetryDelay(
+                    absl::UnavailableError(absl::StrCat(
+                        moving_why_, "; no worker that gives the same tokens took the request in ",
+                        (now - moving_since_) / 1000, " ms: ", status.message())),
+                    kRetryDelayMs),
+                &effects);
+    } else {
+      refused_.clear();  // by then there may be room
+      const int64_t delay = MoveRetryDelay(num_move_tries_++);
+      move_timer_ =
+          context_.timers->Schedule(std::min(now + delay, moving_since_ + context_.move_timeout),
+                                    [stream = weak_from_this()] {
+                                      if (const auto locked = stream.lock())
+                                        locked->PlaceAndSubmit();
+                                    });
+    }
+  }
+  Carry(effects);
+}
+
+void RequestStream::LeaveWorker(const absl::Status& why) {
+  link_ = nullptr;
+  ++attempt_;
+  if (moving_since_ < 0) {
+    moving_since_ = SteadyMicros();
+    num_move_tries_ = 0;
+  }
+  moving_why_ = std::string(why.message());
 }
 
 void RequestStream::CancelAtWorker(std::optional<uint32_t> choice, Effects* effects) {
@@ -345,6 +426,8 @@ void RequestStream::EndLocked(const absl::Status& status, Effects* effects) {
   request_.model.reset();  // a stream that is kept for retries does not keep the model
   effects->kick = client_.sink;
   effects->cancel_timers.push_back(std::exchange(client_.deadline_timer, 0));
+  effects->cancel_timers.push_back(std::exchange(move_timer_, 0));
+  effects->releases_worker = std::exchange(runs_alone_, false);
   AdmitWaiting(effects);
 }
 
@@ -412,6 +495,8 @@ void RequestStream::OnTokens(uint32_t attempt, uint32_t number, uint32_t first_i
       }
       if (choice.last_token_at >= 0) gap = now - choice.last_token_at;
       choice.last_token_at = now;
+      moving_since_ = -1;
+      num_move_tries_ = 0;
       const auto stopped = choice.Append(ids.subspan(known));
       if (!stopped.ok()) {
         EndLocked(absl::InternalError(
@@ -445,6 +530,7 @@ void RequestStream::OnNotice(const v1::Notice& notice) {
 
 void RequestStream::OnFinish(const worker::v1::Finish& finish) {
   Effects effects;
+  bool moves = false;
   {
     MutexLock lock(mutex_);
     if (output_.ended.has_value() || finish.attempt() != attempt_ ||
@@ -452,32 +538,44 @@ void RequestStream::OnFinish(const worker::v1::Finish& finish) {
       return;
     ChoiceOutput& choice = output_.choices[finish.choice()];
     if (choice.finished.has_value()) return;
-    const auto flushed = choice.Flush(finish.reason() == v1::Finished::ABORTED);
-    v1::Finished& finished = FinishChoice(finish.choice(), finish.reason());
-    *finished.mutable_usage() = finish.usage();
-    *finished.mutable_timings() = finish.timings();
-    if (choice.stopped()) {
-      finished.mutable_usage()->set_output_tokens(choice.num_tokens());
-    } else if (finish.has_stop_token_id()) {
-      finished.set_stop_token_id(finish.stop_token_id());
+    if (finish.status_code() == static_cast<int>(absl::StatusCode::kUnavailable) &&
+        !choice.stopped() && is_movable()) {
+      // The worker gives up, not the request.
+      LeaveWorker(absl::UnavailableError(finish.status_message()));
+      moves = true;
+    } else {
+      TakeFinish(finish, &effects);
     }
-    if (first_token_at_ >= 0) {
-      finished.mutable_timings()->set_first_token_ms((first_token_at_ - received_at_) / 1e3);
-    }
-    absl::Status problem = flushed.ok() ? absl::OkStatus() : flushed.status();
-    if (!choice.stopped() && finish.status_code() != 0) {
-      problem = absl::Status(static_cast<absl::StatusCode>(finish.status_code()),
-                             finish.status_message());
-      if (absl::IsUnavailable(problem)) problem = WithRetryDelay(problem, kRetryDelayMs);
-    }
-    if (!problem.ok() && error_.ok()) {
-      // One choice that fails takes the request with it.
-      error_ = problem;
-      CancelAtWorker(std::nullopt, &effects);
-    }
-    EndIfComplete(&effects);
   }
-  Carry(effects);
+  moves ? PlaceAndSubmit() : Carry(effects);
+}
+
+void RequestStream::TakeFinish(const worker::v1::Finish& finish, Effects* effects) {
+  ChoiceOutput& choice = output_.choices[finish.choice()];
+  const auto flushed = choice.Flush(finish.reason() == v1::Finished::ABORTED);
+  v1::Finished& finished = FinishChoice(finish.choice(), finish.reason());
+  *finished.mutable_usage() = finish.usage();
+  *finished.mutable_timings() = finish.timings();
+  if (choice.stopped()) {
+    finished.mutable_usage()->set_output_tokens(choice.num_tokens());
+  } else if (finish.has_stop_token_id()) {
+    finished.set_stop_token_id(finish.stop_token_id());
+  }
+  if (first_token_at_ >= 0) {
+    finished.mutable_timings()->set_first_token_ms((first_token_at_ - received_at_) / 1e3);
+  }
+  absl::Status problem = flushed.ok() ? absl::OkStatus() : flushed.status();
+  if (!choice.stopped() && finish.status_code() != 0) {
+    problem =
+        absl::Status(static_cast<absl::StatusCode>(finish.status_code()), finish.status_message());
+    if (absl::IsUnavailable(problem)) problem = WithRetryDelay(problem, kRetryDelayMs);
+  }
+  if (!problem.ok() && error_.ok()) {
+    // One choice that fails takes the request with it.
+    error_ = problem;
+    CancelAtWorker(std::nullopt, effects);
+  }
+  EndIfComplete(effects);
 }
 
 void RequestStream::OnRejected(uint32_t attempt, const absl::Status& status) {
@@ -489,7 +587,11 @@ void RequestStream::OnRejected(uint32_t attempt, const absl::Status& status) {
     if (output_.ended.has_value() || attempt != attempt_) return;
     if (link_ != nullptr) refused_.insert(link_->number());
     link_ = nullptr;
-    if (cancelling_ || !try_another) EndLocked(cancelling_ ? error_ : status, &effects);
+    if (cancelling_ || !try_another) {
+      EndLocked(cancelling_ ? error_ : status, &effects);
+    } else if (num_lost_workers_ > 0 || first_token_at_ >= 0) {
+      LeaveWorker(status);
+    }
   }
   effects.ended.has_value() ? Carry(effects) : PlaceAndSubmit();
 }
@@ -500,9 +602,30 @@ void RequestStream::OnWorkerLost(uint32_t attempt, const absl::Status& status) {
     MutexLock lock(mutex_);
     if (output_.ended.has_value() || attempt != attempt_) return;
     link_ = nullptr;
-    EndLocked(cancelling_ ? error_ : WithRetryDelay(status, kRetryDelayMs), &effects);
+    if (!is_movable()) {
+      EndLocked(cancelling_ ? error_ : WithRetryDelay(status, kRetryDelayMs), &effects);
+    } else if (runs_alone_) {
+      effects.is_quarantined = true;
+      EndLocked(absl::FailedPreconditionError(absl::StrCat(
+                    "quarantined: ", num_lost_workers_ + 1,
+                    " workers were lost while they ran this request, the last with nothing else: ",
+                    status.message())),
+                &effects);
+    } else {
+      ++num_lost_workers_;
+      LeaveWorker(status);
+    }
   }
-  Carry(effects);
+  effects.ended.has_value() ? Carry(effects) : PlaceAndSubmit();
+}
+
+void RequestStream::OnWorkerDraining(uint32_t attempt) {
+  {
+    MutexLock lock(mutex_);
+    if (output_.ended.has_value() || attempt != attempt_ || !is_movable()) return;
+    if (link_ != nullptr) refused_.insert(link_->number());
+  }
+  PlaceAndSubmit();
 }
 
 void RequestStream::OnMessageEnd() {

@@ -65,14 +65,23 @@ struct RequestRecord {
 // can take the stream over from any index.
 //
 // A worker's token is accepted only if it belongs to the current attempt and has the next index of
-// its choice. Thread safe.
+// its choice.
+//
+// A request of the paged engine outlives its worker: when that is lost, it goes on from its last
+// token at a worker that gives the same bits (an equal numerics_id), or waits for one. Thread safe.
 class RequestStream final : public TokenReceiver,
                             public std::enable_shared_from_this<RequestStream> {
  public:
   struct Context {
     Placer* placer;
     TimerQueue* timers;
+    // How long a request that lost its worker waits for an equal one, in microseconds.
+    int64_t move_timeout = 30'000'000;
+    // A request that so many workers were lost with is a suspect: it runs alone on a worker from
+    // then on, and ends if that is lost as well. 0: none is.
+    uint32_t quarantine_after = 2;
     std::function<void(RequestStream&, const RequestRecord&)> on_end;  // once, without locks held
+    std::function<void(RequestStream&)> on_quarantined;                // may be null
     std::function<void(int64_t micros)> on_first_token;                // may be null
     std::function<void(int64_t micros, uint32_t num_tokens)> on_token_gap;  // may be null
   };
@@ -127,6 +136,7 @@ class RequestStream final : public TokenReceiver,
   void OnFinish(const worker::v1::Finish& finish) override;
   void OnRejected(uint32_t attempt, const absl::Status& status) override;
   void OnWorkerLost(uint32_t attempt, const absl::Status& status) override;
+  void OnWorkerDraining(uint32_t attempt) override;
   void OnMessageEnd() override;
 
  private:
@@ -138,6 +148,8 @@ class RequestStream final : public TokenReceiver,
     std::vector<worker::v1::Cancel> cancels;
     std::optional<RequestRecord> ended;
     std::vector<TimerQueue::Id> cancel_timers;  // 0: none
+    bool releases_worker = false;               // that was kept for it alone
+    bool is_quarantined = false;
   };
   struct Client {
     std::shared_ptr<ClientSink> sink;  // null: there is none
@@ -147,16 +159,31 @@ class RequestStream final : public TokenReceiver,
   };
   void Carry(const Effects& effects);
 
+  // Brings the request to a worker: the first, or another one. While there is none, one that has
+  // run tries again later.
   void PlaceAndSubmit();
+  // What became of a placement: the request has a worker, or has ended, or waits; or there is more
+  // to try.
+  enum class Placed { kDone, kTryMore };
+  Placed SubmitTo(const std::shared_ptr<WorkerLink>& link);
+  // No worker took it: goes on at the one that it has, waits, or ends.
+  void StayUnplaced(const absl::Status& status);
+  // Whether another worker can go on with it.
+  bool is_movable() const QUIRE_REQUIRES(mutex_) {
+    return !cancelling_ && error_.ok() && request_.engine == v1::PAGED;
+  }
+  // It has no worker any more: what comes of the attempt is void.
+  void LeaveWorker(const absl::Status& why) QUIRE_REQUIRES(mutex_);
   // What to ask the placer for; nothing once the request has ended, which a Cancel may bring here.
   std::optional<Placement> WantedPlacement(Effects* effects) QUIRE_REQUIRES(mutex_);
   worker::v1::Submit MakeSubmit() const QUIRE_REQUIRES(mutex_);
-  void Accept(const WorkerView& view) QUIRE_REQUIRES(mutex_);
+  void Accept(const WorkerView& view, bool drains) QUIRE_REQUIRES(mutex_);
   void EndLocked(const absl::Status& status, Effects* effects) QUIRE_REQUIRES(mutex_);
   void AbortChoice(uint32_t number) QUIRE_REQUIRES(mutex_);
   // Notes the end of a choice, whose text was flushed: STOP if a stop string ended it, else
   // `reason`.
   v1::Finished& FinishChoice(uint32_t number, v1::Finished::Reason reason) QUIRE_REQUIRES(mutex_);
+  void TakeFinish(const worker::v1::Finish& finish, Effects* effects) QUIRE_REQUIRES(mutex_);
   void EndIfComplete(Effects* effects) QUIRE_REQUIRES(mutex_);
   void CancelAtWorker(std::optional<uint32_t> choice, Effects* effects) QUIRE_REQUIRES(mutex_);
   // Serves the clients that wait and whose tokens are the stream's; tells those off whose are not.
@@ -181,6 +208,15 @@ class RequestStream final : public TokenReceiver,
   std::shared_ptr<WorkerLink> link_ QUIRE_GUARDED_BY(mutex_);  // of the current attempt
   std::string worker_name_ QUIRE_GUARDED_BY(mutex_);
   uint32_t attempt_ QUIRE_GUARDED_BY(mutex_) = 0;
+  bool is_placing_ QUIRE_GUARDED_BY(mutex_) = false;  // a thread is in PlaceAndSubmit
+  // Since when it has lost its worker (steady, microseconds), and why; -1: a token has come since,
+  // or it has had none.
+  int64_t moving_since_ QUIRE_GUARDED_BY(mutex_) = -1;
+  std::string moving_why_ QUIRE_GUARDED_BY(mutex_);
+  uint32_t num_move_tries_ QUIRE_GUARDED_BY(mutex_) = 0;  // since then
+  TimerQueue::Id move_timer_ QUIRE_GUARDED_BY(mutex_) = 0;
+  uint32_t num_lost_workers_ QUIRE_GUARDED_BY(mutex_) = 0;
+  bool runs_alone_ QUIRE_GUARDED_BY(mutex_) = false;
   std::set<WorkerNumber> refused_ QUIRE_GUARDED_BY(mutex_);
   bool cancelling_ QUIRE_GUARDED_BY(mutex_) = false;  // by Cancel
   absl::Status error_ QUIRE_GUARDED_BY(mutex_);       // of the first choice that failed

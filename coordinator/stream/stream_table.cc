@@ -41,6 +41,11 @@ absl::StatusOr<StreamTable::Found> StreamTable::FindOrMake(
     if (!slot.ok()) return slot.status();
     return Found{std::move(known), false, *std::move(slot)};
   }
+  for (const auto& [body, until] : quarantined_) {
+    if (body != fingerprint || until <= SteadyMicros()) continue;
+    return absl::FailedPreconditionError(
+        "quarantined: workers were lost while they ran this request, the last with nothing else");
+  }
   if (draining_) {
     return WithRetryDelay(absl::UnavailableError("the coordinator is draining"), kRetryDelayMs);
   }
@@ -62,6 +67,12 @@ absl::StatusOr<std::shared_ptr<void>> StreamTable::TakeSlot(size_t most) {
     MutexLock lock(mutex_);
     --num_open_;
   });
+}
+
+void StreamTable::Quarantine(const RequestStream& stream) {
+  MutexLock lock(mutex_);
+  quarantined_.emplace_back(stream.fingerprint(), SteadyMicros() + kQuarantineMicros);
+  if (quarantined_.size() > kMaxQuarantined) quarantined_.pop_front();
 }
 
 std::shared_ptr<RequestStream> StreamTable::FindLive(const std::string& request_id) const {

@@ -2,10 +2,12 @@
 #define QUIRE_COORDINATOR_STREAM_STREAM_TABLE_H_
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <list>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
@@ -40,6 +42,12 @@ class StreamTable {
   // Null if it does not live.
   std::shared_ptr<RequestStream> FindLive(const std::string& request_id) const;
 
+  // The request took workers with it: who asks for the same again within kQuarantineMicros is
+  // refused with FAILED_PRECONDITION. The latest kMaxQuarantined are known.
+  static constexpr int64_t kQuarantineMicros = 600'000'000;
+  static constexpr size_t kMaxQuarantined = 1024;
+  void Quarantine(const RequestStream& stream);
+
   // To be called once when a stream has ended.
   void OnEnd(RequestStream& stream, const absl::Status& status);
 
@@ -70,6 +78,8 @@ class StreamTable {
   size_t kept_bytes_ QUIRE_GUARDED_BY(mutex_) = 0;
   size_t num_open_ QUIRE_GUARDED_BY(mutex_) = 0;  // slots
   bool draining_ QUIRE_GUARDED_BY(mutex_) = false;
+  // Fingerprints, and until when; oldest first.
+  std::deque<std::pair<std::string, int64_t>> quarantined_ QUIRE_GUARDED_BY(mutex_);
 };
 
 }  // namespace quire

@@ -25,6 +25,8 @@ class TokenReceiver {
   // The worker did not take the request, or the connection was lost before it ended.
   virtual void OnRejected(uint32_t attempt, const absl::Status& status) = 0;
   virtual void OnWorkerLost(uint32_t attempt, const absl::Status& status) = 0;
+  // The worker drains: it goes on with the request for a while, but would be rid of it.
+  virtual void OnWorkerDraining(uint32_t attempt) = 0;
   // All that one message of the worker held for this request has been told.
   virtual void OnMessageEnd() = 0;
 };

@@ -261,6 +261,7 @@ void WorkerLink::EndSession(const absl::Status& status) {
     requests.swap(requests_);
     num_sequences_ = 0;
     load_.Clear();
+    since_progress_ = 0;
     model_.reset();  // other files may take the name while the worker is gone
     for (const auto& [key, request] : requests) lost_keys_.push_back(key);
   }
@@ -302,13 +303,50 @@ void WorkerLink::Restart(const std::string& why) {
 void WorkerLink::Tick() {
   std::shared_ptr<WorkerConnector::Sink> sink;
   SessionRequest ping;
+  absl::Status lost;
   {
     MutexLock lock(mutex_);
     if (!opened_) return;
     sink = sink_;
     ping.mutable_ping()->set_nonce(++pings_);
+    const int64_t now = SteadyMicros();
+    const bool stood_still = now - ticked_at_ > kMaxTickMicros;
+    ticked_at_ = now;
+    // Words may lie unread then.
+    if (stood_still) heard_at_ = now;
+    const int64_t silent = now - heard_at_;
+    if (silent > kSilenceMicros) {
+      lost = absl::UnavailableError(
+          absl::StrCat("the worker has been silent for ", silent / 1000, " ms"));
+    } else if (since_progress_ > kHangMicros) {
+      lost = absl::UnavailableError(absl::StrCat("the worker's engine has settled no step for ",
+                                                 since_progress_ / 1000, " ms"));
+    }
   }
+  if (!lost.ok()) TakeRequestsAway(lost);
   if (sink != nullptr) sink->Write(std::move(ping));
+}
+
+void WorkerLink::TakeRequestsAway(const absl::Status& status) {
+  absl::flat_hash_map<uint64_t, Request> requests;
+  std::shared_ptr<WorkerConnector::Sink> sink;
+  std::string name;
+  {
+    MutexLock lock(mutex_);
+    requests.swap(requests_);
+    num_sequences_ = 0;
+    sink = sink_;
+    name = info_.name();
+  }
+  if (requests.empty()) return;
+  LogWarning(absl::StrCat("worker ", name, " at ", address_, " is given up with ", requests.size(),
+                          " requests: ", status.message()));
+  for (const auto& [key, request] : requests) {
+    SessionRequest cancel;
+    cancel.mutable_cancel()->set_key(key);
+    if (sink != nullptr) sink->Write(std::move(cancel));
+  }
+  for (auto& [key, request] : requests) request.receiver->OnWorkerLost(request.attempt, status);
 }
 
 WorkerView WorkerLink::View() const {
@@ -361,6 +399,7 @@ bool WorkerLink::Submit(worker::v1::Submit submit, std::shared_ptr<TokenReceiver
     if (!opened_ || sink_ == nullptr) return false;
     sink = sink_;
     Request& request = requests_[submit.key()];
+    num_sequences_ -= request.num_running;  // of an attempt before, whose end did not come
     request.receiver = std::move(receiver);
     request.attempt = submit.attempt();
     request.num_running = submit.parameters().n();
@@ -396,8 +435,10 @@ void WorkerLink::OnEvent(uint64_t session, SessionEvent event) {
     MutexLock lock(mutex_);
     if (session != session_ || closed_session_ >= session) return;
     heard_at_ = SteadyMicros();
-    if (event.has_load()) load_ = event.load();
-    if (!opened_ && !event.has_opened()) return;
+    if (event.has_pong()) {
+      since_progress_ = static_cast<int64_t>(event.pong().since_progress_ms()) * 1000;
+    }
+    if (!opened_ && !event.has_opened() && !event.has_load()) return;
   }
   switch (event.event_case()) {
     case SessionEvent::kOpened:
@@ -407,10 +448,27 @@ void WorkerLink::OnEvent(uint64_t session, SessionEvent event) {
     case SessionEvent::kRejected:
       return OnRejected(event.rejected());
     case SessionEvent::kLoad:
+      return OnLoad(session, event.load());
     case SessionEvent::kPong:
     case SessionEvent::EVENT_NOT_SET:
       return;  // the last: of a newer version
   }
+}
+
+void WorkerLink::OnLoad(uint64_t session, const worker::v1::Load& load) {
+  std::vector<std::pair<std::shared_ptr<TokenReceiver>, uint32_t>> receivers;
+  {
+    MutexLock lock(mutex_);
+    if (session != session_) return;
+    const bool starts_draining = load.draining() && !load_.draining();
+    load_ = load;
+    if (starts_draining) {
+      for (const auto& [key, request] : requests_) {
+        receivers.emplace_back(request.receiver, request.attempt);
+      }
+    }
+  }
+  for (const auto& [receiver, attempt] : receivers) receiver->OnWorkerDraining(attempt);
 }
 
 void WorkerLink::OnStepOutput(const StepOutput& output) {

@@ -34,8 +34,9 @@ struct WorkerView {
 };
 
 // The coordinator's end of one worker: keeps a session to it for ever, fetches its model's files,
-// and carries the requests placed there. A session that is lost ends its requests (OnWorkerLost)
-// and is opened again at most kRetryMicros later. Thread safe.
+// and carries the requests placed there. A session that is lost takes its requests away
+// (OnWorkerLost) and is opened again at most kRetryMicros later; so does silence, though the
+// session stays: a worker that answers again is told to forget them. Thread safe.
 class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
  public:
   static constexpr int64_t kRetryMicros = 250'000;
@@ -44,8 +45,14 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   static constexpr int64_t kFirstReloadMicros = 250'000;
   static constexpr int64_t kLastReloadMicros = 30'000'000;
   static int64_t ReloadDelay(uint32_t num_failures);
-  // A session this long without a word makes the worker SUSPECT.
+  // A session this long without a word, though it was pinged, makes the worker SUSPECT, and its
+  // requests are taken away.
   static constexpr int64_t kSilenceMicros = 1'500'000;
+  // So does an engine that has had work this long and settled no step: its process answers, but it
+  // hangs.
+  static constexpr int64_t kHangMicros = 30'000'000;
+  // Between two calls of Tick; after a longer pause it was this process that stood still.
+  static constexpr int64_t kMaxTickMicros = 750'000;
 
   struct Context {
     std::string coordinator_id;
@@ -70,7 +77,8 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   void WaitUntilReleased();
   // The process behind the address is another one now: opens a new session at once.
   void Restart(const std::string& why);
-  // To be called some times a second: pings the worker.
+  // To be called some times a second: pings the worker, and takes its requests away if it is silent
+  // or hangs.
   void Tick();
 
   WorkerNumber number() const { return number_; }
@@ -108,6 +116,9 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   void OnRejected(const worker::v1::Rejected& rejected);
   void OnClosed(uint64_t session, const absl::Status& status);
   void EndSession(const absl::Status& status);
+  // The session stays; its requests are told `status`, and the worker to forget them.
+  void TakeRequestsAway(const absl::Status& status);
+  void OnLoad(uint64_t session, const worker::v1::Load& load);
   // Why the worker cannot be used. False: that was the reason the last time, too.
   bool SetWhy(const absl::Status& status) QUIRE_REQUIRES(mutex_);
   void RetryAfter(int64_t delay, std::function<void(WorkerLink&)> what);
@@ -133,6 +144,8 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   worker::v1::WorkerInfo info_ QUIRE_GUARDED_BY(mutex_);
   worker::v1::Load load_ QUIRE_GUARDED_BY(mutex_);
   int64_t heard_at_ QUIRE_GUARDED_BY(mutex_) = 0;
+  int64_t ticked_at_ QUIRE_GUARDED_BY(mutex_) = 0;
+  int64_t since_progress_ QUIRE_GUARDED_BY(mutex_) = 0;  // of the engine, as the last Pong said
   uint64_t pings_ QUIRE_GUARDED_BY(mutex_) = 0;
   std::shared_ptr<const ServedModel> model_ QUIRE_GUARDED_BY(mutex_);
   WorkerConnector::CancelFetch cancel_fetch_ QUIRE_GUARDED_BY(mutex_);  // may be null

@@ -1,6 +1,7 @@
 #ifndef QUIRE_TESTS_COORDINATOR_IN_PROCESS_CLUSTER_H_
 #define QUIRE_TESTS_COORDINATOR_IN_PROCESS_CLUSTER_H_
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <optional>
@@ -37,6 +38,7 @@ class InProcessWorker {
     uint32_t max_num_seqs = 16;
     uint32_t max_queue = 64;
     int64_t step_micros = 0;
+    std::string numerics_id = "fake";
   };
   explicit InProcessWorker(const Options& options) {
     ExecutorLimits limits;
@@ -62,7 +64,7 @@ class InProcessWorker {
     table.info.set_name(options.name);
     table.info.set_model(options.model);
     table.info.set_engine(v1::PAGED);
-    table.info.set_numerics_id("fake");
+    table.info.set_numerics_id(options.numerics_id);
     table.info.set_context_length(limits.context_length);
     table.info.set_vocabulary_size(limits.vocabulary_size);
     table.info.mutable_kv()->set_block_size(limits.block_size);
@@ -131,6 +133,15 @@ class InProcessNetwork {
       }
     }
     cut.clear();
+  }
+  // The worker at `address` says nothing to anyone, or goes on where it had stopped.
+  void SetSilent(const std::string& address, bool silent) {
+    MutexLock lock(mutex_);
+    for (auto& [stream_address, index] : stream_addresses_) {
+      if (stream_address == address && streams_[index] != nullptr) {
+        streams_[index]->SetClientReads(!silent);
+      }
+    }
   }
   // What the worker at `address` gives as its model's files from now on; nothing: it never answers.
   void SetFiles(const std::string& address, std::optional<ModelFiles> files) {
@@ -242,6 +253,10 @@ class InProcessCoordinator {
   Placer& placer() { return placer_; }
   StreamTable& streams() { return streams_; }
 
+  // Of the streams made from now on: RequestStream::Context's.
+  void set_move_timeout(int64_t micros) { move_timeout_ = micros; }
+  void set_quarantine_after(uint32_t workers) { quarantine_after_ = workers; }
+
   // Waits until `count` workers are READY.
   void WaitUntilReady(size_t count) {
     for (;;) {
@@ -271,6 +286,9 @@ class InProcessCoordinator {
     RequestStream::Context context;
     context.placer = &placer_;
     context.timers = &timers_;
+    context.move_timeout = move_timeout_;
+    context.quarantine_after = quarantine_after_;
+    context.on_quarantined = [this](RequestStream& stream) { streams_.Quarantine(stream); };
     context.on_end = [this](RequestStream& stream, const RequestRecord& record) {
       streams_.OnEnd(stream, record.status);
       MutexLock lock(mutex_);
@@ -294,7 +312,9 @@ class InProcessCoordinator {
  private:
   Mutex mutex_;
   std::vector<RequestRecord> records_ QUIRE_GUARDED_BY(mutex_);
-  uint64_t next_key_ = 1;
+  std::atomic<uint64_t> next_key_ = 1;
+  int64_t move_timeout_ = 30'000'000;
+  uint32_t quarantine_after_ = 0;
   TimerQueue timers_;
   WorkPool pool_;
   ModelCatalog catalog_;

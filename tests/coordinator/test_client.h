@@ -76,6 +76,10 @@ class TestClient final : public ClientSink, public std::enable_shared_from_this<
     MutexLock lock(mutex_);
     return text_[choice];
   }
+  std::vector<v1::Notice> notices() {
+    MutexLock lock(mutex_);
+    return notices_;
+  }
   std::map<uint32_t, v1::Finished> finished() {
     MutexLock lock(mutex_);
     return finished_;
@@ -100,6 +104,7 @@ class TestClient final : public ClientSink, public std::enable_shared_from_this<
  private:
   void Record(const v1::GenerateEvent& event) QUIRE_REQUIRES(mutex_) {
     if (event.has_accepted()) accepted_ = event.accepted();
+    if (event.has_notice()) notices_.push_back(event.notice());
     if (event.has_delta()) {
       const v1::Delta& delta = event.delta();
       std::vector<uint32_t>& tokens = tokens_[delta.choice()];
@@ -139,6 +144,7 @@ class TestClient final : public ClientSink, public std::enable_shared_from_this<
   std::map<uint32_t, std::vector<uint32_t>> tokens_ QUIRE_GUARDED_BY(mutex_);
   std::map<uint32_t, std::string> text_ QUIRE_GUARDED_BY(mutex_);
   std::map<uint32_t, v1::Finished> finished_ QUIRE_GUARDED_BY(mutex_);
+  std::vector<v1::Notice> notices_ QUIRE_GUARDED_BY(mutex_);
   size_t num_deltas_ QUIRE_GUARDED_BY(mutex_) = 0;
   uint32_t num_prompt_logprobs_ QUIRE_GUARDED_BY(mutex_) = 0;
   uint32_t first_index_ QUIRE_GUARDED_BY(mutex_) = 0;

@@ -1,0 +1,275 @@
+// A request outlives its worker: every token once, and the tokens that it would have had.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "common/rpc_status.h"
+#include "tests/coordinator/stream_fixture.h"
+
+namespace quire {
+namespace {
+
+using testing::HasSubstr;
+
+class MigrationTest : public RequestStreamTest {
+ protected:
+  void Restart(const std::string& address, InProcessWorker::Options options = {}) {
+    options.name = address;
+    options.incarnation = std::to_string(++num_restarts_ + 1);
+    network_.Start(address, options);
+  }
+  static bool HasMoved(TestClient& client) {
+    for (const v1::Notice& notice : client.notices()) {
+      if (notice.kind() == v1::Notice::MIGRATED) return true;
+    }
+    return false;
+  }
+
+  int num_restarts_ = 0;
+};
+
+TEST_F(MigrationTest, StreamsOfALostWorkerGoOnElsewhere) {
+  StartWorker("a:1", {.num_blocks = 8192, .max_num_seqs = 32, .step_micros = 2'000});
+  std::vector<Run> runs;
+  for (uint32_t i = 0; i < 12; ++i) {
+    PreparedRequest request = Prepared(400 + i, 1 + i % 2);
+    if (i % 3 == 0) request.parameters.set_logprobs(0);
+    if (i % 4 == 0) request.parameters.set_prompt_logprobs(0);
+    runs.push_back(Start("r" + std::to_string(i), std::move(request)));
+  }
+  for (uint32_t i = 0; i < 12; ++i) runs[i].client->WaitForTokens(1 + i);
+  StartWorker("b:1", {.num_blocks = 8192, .max_num_seqs = 32});
+  network_.Kill("a:1");
+  for (uint32_t i = 0; i < 12; ++i) {
+    TestClient& client = *runs[i].client;
+    ASSERT_TRUE(client.WaitForEnd().ok());
+    for (uint32_t choice = 0; choice < 1 + i % 2; ++choice) {
+      EXPECT_EQ(client.tokens(choice), Expected(400 + i));
+      EXPECT_EQ(client.finished().at(choice).reason(), v1::Finished::LENGTH);
+      EXPECT_EQ(client.finished().at(choice).usage().output_tokens(), 400 + i);
+    }
+    EXPECT_EQ(client.accepted().worker(), "a:1");
+    ASSERT_TRUE(HasMoved(client));
+    EXPECT_THAT(client.notices().back().why(), HasSubstr("a:1: the worker is lost"));
+    EXPECT_THAT(client.notices().back().why(), HasSubstr("runs on b:1"));
+  }
+  ExpectIdle("b:1");
+}
+
+TEST_F(MigrationTest, AStopStringAndTextCutByALossAreTheSame) {
+  StartWorker("a:1", {.step_micros = 1'000});
+  Run whole = Start("whole", Prepared(80));
+  ASSERT_TRUE(whole.client->WaitForEnd().ok());
+  const std::string text = whole.client->text();
+  // Some bytes from the middle, which tokens on both sides of the cut may make.
+  const std::string stop = text.substr(text.size() / 2, 6);
+  ASSERT_EQ(stop.size(), 6u);
+  Run undisturbed;
+  {
+    PreparedRequest request = Prepared(80);
+    request.parameters.add_stop_strings(stop);
+    undisturbed = Start("undisturbed", std::move(request));
+    ASSERT_TRUE(undisturbed.client->WaitForEnd().ok());
+    ASSERT_EQ(undisturbed.client->finished().at(0).reason(), v1::Finished::STOP);
+  }
+  const size_t length = undisturbed.client->tokens().size();
+  StartWorker("b:1");
+  std::vector<Run> runs;
+  for (int i = 0; i < 8; ++i) {
+    PreparedRequest request = Prepared(80);
+    request.parameters.add_stop_strings(stop);
+    runs.push_back(Start("r" + std::to_string(i), std::move(request)));
+  }
+  runs.back().client->WaitForTokens(length / 2);
+  network_.Kill("a:1");
+  for (Run& run : runs) {
+    ASSERT_TRUE(run.client->WaitForEnd().ok());
+    EXPECT_EQ(run.client->tokens(), undisturbed.client->tokens());
+    EXPECT_EQ(run.client->text(), undisturbed.client->text());
+    EXPECT_EQ(run.client->finished().at(0).stop_string(), stop);
+  }
+}
+
+TEST_F(MigrationTest, WaitsForAnEqualWorkerAndForNoOther) {
+  StartWorker("a:1", {.step_micros = 1'000});
+  StartWorker("other:1", {.num_blocks = 1024, .numerics_id = "another"});
+  PreparedRequest request = Prepared(60);
+  request.worker = "a:1";
+  Run pinned = Start("pinned", std::move(request));
+  pinned.client->WaitForTokens(5);
+  network_.Kill("a:1");
+  for (int i = 0; i < 30; ++i) coordinator_.WaitForTick();
+  EXPECT_FALSE(HasMoved(*pinned.client));
+  EXPECT_LT(pinned.client->tokens().size(), 60u);
+  Restart("a:1");
+  ASSERT_TRUE(pinned.client->WaitForEnd().ok());
+  EXPECT_EQ(pinned.client->tokens(), Expected(60));
+  ExpectIdle("a:1");
+}
+
+TEST_F(MigrationTest, EndsUnavailableWhenNoEqualWorkerComesInTime) {
+  coordinator_.set_move_timeout(50'000);
+  StartWorker("a:1", {.step_micros = 1'000});
+  Run run = Start("r", Prepared(400));
+  run.client->WaitForTokens(3);
+  StartWorker("other:1", {.numerics_id = "another"});
+  network_.Kill("a:1");
+  const absl::Status status = run.client->WaitForEnd();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_TRUE(RetryDelayOf(status).has_value());
+  EXPECT_THAT(std::string(status.message()), HasSubstr("no worker that gives the same tokens"));
+  const std::vector<uint32_t> tokens = run.client->tokens();
+  EXPECT_EQ(tokens, Expected(static_cast<uint32_t>(tokens.size())));
+}
+
+TEST_F(MigrationTest, ADrainingWorkerHandsItsStreamsOn) {
+  StartWorker("a:1", {.num_blocks = 8192, .step_micros = 2'000});
+  std::vector<Run> runs;
+  for (uint32_t i = 0; i < 6; ++i) {
+    runs.push_back(Start("r" + std::to_string(i), Prepared(300, 1 + i % 2)));
+  }
+  for (Run& run : runs) run.client->WaitForTokens(2);
+  StartWorker("b:1", {.num_blocks = 8192});
+  network_.Worker("a:1")->table().StartDraining();
+  // Long before they have ended.
+  EXPECT_TRUE(network_.Worker("a:1")->table().WaitUntilIdle(SteadyMicros() + 20'000'000));
+  for (uint32_t i = 0; i < 6; ++i) {
+    ASSERT_TRUE(runs[i].client->WaitForEnd().ok());
+    for (uint32_t choice = 0; choice < 1 + i % 2; ++choice) {
+      EXPECT_EQ(runs[i].client->tokens(choice), Expected(300));
+    }
+    EXPECT_TRUE(HasMoved(*runs[i].client));
+    EXPECT_THAT(runs[i].client->notices().back().why(), HasSubstr("a:1 drains"));
+  }
+  ExpectIdle("b:1");
+}
+
+TEST_F(MigrationTest, ADrainingWorkerWithoutAnEqualFinishesOrGivesUpItsStreams) {
+  StartWorker("a:1", {.step_micros = 1'000});
+  Run finishes = Start("finishes", Prepared(30));
+  finishes.client->WaitForTokens(2);
+  network_.Worker("a:1")->table().StartDraining();
+  ASSERT_TRUE(finishes.client->WaitForEnd().ok());
+  EXPECT_EQ(finishes.client->tokens(), Expected(30));
+  EXPECT_FALSE(HasMoved(*finishes.client));
+
+  // The drain's time is over: what still runs is given up by the worker, not by the request.
+  network_.Start("b:1", {.name = "b:1", .step_micros = 1'000});
+  coordinator_.registry().AddStatic("b:1");
+  coordinator_.WaitUntilReady(1);  // the other drains
+  Run given_up = Start("given up", Prepared(200, 2));
+  given_up.client->WaitForTokens(2);
+  network_.Worker("b:1")->table().StartDraining();
+  network_.Worker("b:1")->table().EndAll();
+  for (int i = 0; i < 5; ++i) coordinator_.WaitForTick();
+  network_.Kill("a:1");
+  Restart("a:1");
+  ASSERT_TRUE(given_up.client->WaitForEnd().ok());
+  EXPECT_EQ(given_up.client->tokens(0), Expected(200));
+  EXPECT_EQ(given_up.client->tokens(1), Expected(200));
+}
+
+TEST_F(MigrationTest, ASilentWorkersStreamsMoveAndItsLateTokensAreRefused) {
+  StartWorker("a:1", {.context = 4096, .num_blocks = 8192, .step_micros = 2'000});
+  std::vector<Run> runs;
+  for (uint32_t i = 0; i < 4; ++i) runs.push_back(Start("r" + std::to_string(i), Prepared(2000)));
+  for (Run& run : runs) run.client->WaitForTokens(3);
+  StartWorker("b:1", {.context = 4096, .num_blocks = 8192});
+  network_.SetSilent("a:1", true);
+  const int64_t silent_since = SteadyMicros();
+  while (!HasMoved(*runs[0].client)) {
+    coordinator_.registry().Tick();
+    coordinator_.WaitForTick();
+    ASSERT_LT(SteadyMicros() - silent_since, 20'000'000);
+  }
+  EXPECT_GT(SteadyMicros() - silent_since, WorkerLink::kSilenceMicros / 2);
+  network_.SetSilent("a:1", false);  // all that it has said meanwhile comes now
+  for (Run& run : runs) {
+    ASSERT_TRUE(run.client->WaitForEnd().ok());
+    EXPECT_EQ(run.client->tokens(), Expected(2000));
+  }
+  ExpectIdle("a:1");  // it was told to forget them
+  ExpectIdle("b:1");
+}
+
+TEST_F(MigrationTest, ASuspectRunsAloneAndIsQuarantinedIfThatWorkerIsLostToo) {
+  coordinator_.set_quarantine_after(2);
+  for (const char* address : {"a:1", "b:1", "c:1", "d:1"})
+    StartWorker(address, {.step_micros = 500});
+  Run suspect = Start("suspect", Prepared(480));
+  std::set<std::string> lost;
+  for (int round = 0; round < 3; ++round) {
+    suspect.client->WaitForTokens(suspect.client->tokens().size() + 3);
+    std::string worker;
+    for (const WorkerView& view : coordinator_.registry().Views()) {
+      if (view.state == v1::WorkerLoad::READY && view.snapshot.load() > 0)
+        worker = view.info.name();
+    }
+    ASSERT_NE(worker, "");
+    if (round == 2) {
+      // It has the worker to itself: others run elsewhere, whatever the load.
+      for (int i = 0; i < 8; ++i) {
+        Run other = Start("other" + std::to_string(i), Prepared(3));
+        ASSERT_TRUE(other.client->WaitForEnd().ok());
+        EXPECT_NE(other.client->accepted().worker(), worker);
+      }
+    }
+    lost.insert(worker);
+    network_.Kill(worker);
+  }
+  EXPECT_EQ(lost.size(), 3u);
+  const absl::Status status = suspect.client->WaitForEnd();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("quarantined: 3 workers were lost"));
+  // Nor does it run again; another body does. All bodies are the same here, so this is one of them.
+  const RequestStream::Context context = coordinator_.MakeContext();
+  const auto again = coordinator_.streams().FindOrMake("suspect again", "body", [&] {
+    return std::make_shared<RequestStream>(999, "suspect again", "body", context);
+  });
+  EXPECT_TRUE(absl::IsFailedPrecondition(again.status())) << again.status();
+  const auto other = coordinator_.streams().FindOrMake("other again", "another body", [&] {
+    return std::make_shared<RequestStream>(1000, "other again", "another body", context);
+  });
+  EXPECT_TRUE(other.ok());
+}
+
+TEST_F(MigrationTest, EveryTokenOnceWhateverIsKilledWhen) {
+  InProcessWorker::Options options{.max_num_seqs = 8, .step_micros = 300};
+  for (const char* address : {"a:1", "b:1", "c:1"}) StartWorker(address, options);
+  constexpr uint32_t kStreams = 40;
+  std::vector<Run> runs;
+  for (uint32_t i = 0; i < kStreams; ++i) {
+    runs.push_back(Start("r" + std::to_string(i), Prepared(100 + i, 1 + i % 3)));
+  }
+  std::mt19937 random(7);
+  const char* const addresses[] = {"a:1", "b:1", "c:1"};
+  for (int kill = 0; kill < 30; ++kill) {
+    const std::string address = addresses[random() % 3];
+    if (random() % 4 == 0) {
+      network_.Worker(address)->table().StartDraining();
+      network_.Worker(address)->table().EndAll();
+    }
+    network_.Kill(address);
+    for (uint32_t i = random() % 4; i > 0; --i) coordinator_.WaitForTick();
+    Restart(address, options);
+    for (uint32_t i = random() % 20; i > 0; --i) coordinator_.WaitForTick();
+  }
+  for (uint32_t i = 0; i < kStreams; ++i) {
+    const absl::Status status = runs[i].client->WaitForEnd();
+    ASSERT_TRUE(status.ok()) << i << ": " << status;
+    for (uint32_t choice = 0; choice < 1 + i % 3; ++choice) {
+      EXPECT_EQ(runs[i].client->tokens(choice), Expected(100 + i));
+    }
+  }
+  coordinator_.WaitUntilReady(3);
+  for (const char* address : addresses) ExpectIdle(address);
+}
+
+}  // namespace
+}  // namespace quire
