@@ -165,6 +165,7 @@ TEST_F(RequestStreamTest, AFailedRequestIsNotJoined) {
 }
 
 TEST_F(RequestStreamTest, WhatWasHeldBackComesWhenARequestFails) {
+  coordinator_.set_move_timeout(0);
   StartWorker("a:1", {.step_micros = 2'000});
   const auto& tokenizer = *coordinator_.model()->tokenizer();
   // A stop string that the text of the first tokens could begin, and does not.

@@ -86,7 +86,8 @@ class DrainTest(unittest.TestCase):
         for drains in ("worker", "coordinator"):
             with self.subTest(drains=drains):
                 self.stage = Stage.of_test(self)
-                self.start(*([(), ("--drain-timeout", 0.3)] if drains == "worker" else [("--drain-timeout", 0.3), ()]))
+                flags = [("--migration-timeout", 0), ("--drain-timeout", 0.3)]
+                self.start(*(flags if drains == "worker" else [("--drain-timeout", 0.3), ()]))
                 stream = self.service.start(request(new=60000)).wait_for_tokens()
                 process = getattr(self, drains)
                 process.terminate()

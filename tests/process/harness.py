@@ -143,6 +143,13 @@ class Process:
             self._terminated = True
             self._process.send_signal(signal.SIGTERM)
 
+    def pause(self) -> None:
+        """It stands still from now on; its connections stay."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         self._killed = True
         self._process.kill()
@@ -168,6 +175,7 @@ class Process:
     def close(self) -> None:
         """Ends it if it runs, and checks that it ended well: by SIGTERM with code 0, by the test's own kill, or as expected."""
         self.terminate()
+        self.go_on()  # one that a failed test left standing could not end
         code = self.wait()
         if _SANITIZER_REPORT.search(self.log()) or (code != self._expected_code and not self._killed):
             raise AssertionError(f"{self.program} ended with exit code {code}:\n{self.last_words()}")

@@ -37,7 +37,7 @@ class Stream:
         self.tokens: dict[int, list[int]] = defaultdict(list)
         self.texts: dict[int, str] = defaultdict(str)
         self.error: QuireError | None = None
-        self.last_token_at: float | None = None  # time.monotonic()
+        self.token_times: list[float] = []  # time.monotonic(), a message each
         self.ended_at: float | None = None  # likewise
         self._call = call
         self._resumed = resumed
@@ -53,6 +53,11 @@ class Stream:
         """Waits until choice 0 has that many tokens."""
         self._wait(lambda: len(self.tokens[0]) >= count, f"{count} tokens")
         return self
+
+    def gaps_over(self, seconds: float) -> list[float]:
+        """Pauses between messages with tokens that were longer."""
+        return [later - earlier for earlier, later in zip(self.token_times, self.token_times[1:])
+                if later - earlier > seconds]
 
     def wait_accepted(self) -> "Stream":
         self._wait(lambda: self.accepted is not None, "Accepted")
@@ -110,7 +115,7 @@ class Stream:
             self._violation = f"choice {delta.choice}: index {delta.first_index} came, {expected} was next"
         self.deltas.append(delta)
         self.tokens[delta.choice] += delta.token_ids
-        self.last_token_at = time.monotonic()
+        self.token_times.append(time.monotonic())
         self.texts[delta.choice] += delta.text
 
 

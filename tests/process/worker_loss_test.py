@@ -1,4 +1,4 @@
-"""A worker that dies ends its streams at once, and serves again when it comes back."""
+"""Where streams may not move, a worker that dies ends them at once; it serves again when it comes back."""
 
 import time
 import unittest
@@ -21,13 +21,13 @@ class WorkerLossTest(unittest.TestCase):
         return self.stage.fake_worker(self.model, "--num-gpu-blocks-override", 8192, *flags, step_us=2000, port=port)
 
     def test_a_worker_that_joins(self):
-        coordinator = self.stage.coordinator()
+        coordinator = self.stage.coordinator("--migration-timeout", 0)
         flags = ["--join", coordinator.address]
         self.kill_and_restart(coordinator, self.start_worker(*flags), flags, "joined")
 
     def test_a_worker_of_a_static_list(self):
         worker = self.start_worker()
-        coordinator = self.stage.coordinator("--worker", worker.address)
+        coordinator = self.stage.coordinator("--worker", worker.address, "--migration-timeout", 0)
         self.kill_and_restart(coordinator, worker, [], "static")
 
     def kill_and_restart(self, coordinator, worker, flags, kind):

@@ -1,0 +1,216 @@
+"""Streams outlive their workers: whatever is killed, stopped or drained, every token comes once and is the right one.
+
+QUIRE_KILLS sets how many random kills the last test makes (in full: 2,000).
+"""
+
+import os
+import random
+import threading
+import time
+import unittest
+
+from grpc import StatusCode
+from harness import TINY, Stage, figure, main, scaled, wait_until
+from quire.v1 import inference_pb2 as pb
+from service import Service, request
+
+NUM_STREAMS = 12
+NUM_TOKENS = 800  # 1.6 s at 2 ms a step
+KILLS = int(os.environ.get("QUIRE_KILLS", 2000 if "QUIRE_FULL" in os.environ else scaled(24)))
+DETECTED_S = 2.0  # a silent worker
+HANG_FACTOR = 10  # the figures are measured; a test fails only beyond this
+
+
+def moves(stream):
+    return [notice for notice in stream.notices if notice.kind == pb.Notice.MIGRATED]
+
+
+class MigrationTest(unittest.TestCase):
+
+    def setUp(self):
+        self.stage = Stage.of_test(self)
+
+    def start(self, *coordinator_flags, workers=2):
+        self.coordinator = self.stage.coordinator("--quarantine-after", 0, *coordinator_flags)
+        self.model = self.stage.model("ghost", context=65536)
+        self.workers = [self.start_worker() for _ in range(workers)]
+        self.service = Service(self.stage, self.coordinator.address)
+        self.service.wait_ready(workers)
+        undisturbed = [self.service.start(request([i + 1, 2], new=NUM_TOKENS)) for i in range(NUM_STREAMS)]
+        self.expected = [stream.ok().tokens[0] for stream in undisturbed]
+
+    def start_worker(self, *flags, port=0):
+        return self.stage.fake_worker(self.model, "--join", self.coordinator.address, "--num-gpu-blocks-override", 8192,
+                                      *flags, step_us=2000, port=port)
+
+    def start_streams(self):
+        streams = [self.service.start(request([i + 1, 2], new=NUM_TOKENS)) for i in range(NUM_STREAMS)]
+        for stream in streams:
+            stream.wait_for_tokens(5)
+        return streams
+
+    def of_worker(self, streams, worker):
+        """Those that run on it. At least one does."""
+        found = [stream for stream in streams if stream.accepted.worker == worker.address]
+        self.assertTrue(found)
+        return found
+
+    def assert_unchanged(self, streams):
+        for stream, expected in zip(streams, self.expected):
+            self.assertEqual(stream.ok().tokens[0], expected)
+            self.assertEqual(stream.finished[0].usage.output_tokens, NUM_TOKENS)
+
+    def longest_gap(self, streams, since):
+        """Seconds from `since` to the first token after it, of the stream that waited longest."""
+        return max(min(at for at in stream.token_times if at > since) - since for stream in streams)
+
+    def test_a_killed_workers_streams_go_on_elsewhere(self):
+        self.start()
+        streams = self.start_streams()
+        lost = self.of_worker(streams, self.workers[0])
+        killed = time.monotonic()
+        self.workers[0].kill()
+        self.assert_unchanged(streams)
+        for stream in lost:
+            self.assertEqual(len(moves(stream)), 1)
+            self.assertIn(f"runs on {self.workers[1].address}", moves(stream)[0].why)
+        gap = self.longest_gap(lost, killed)
+        figure(f"worker killed: {len(lost)} streams went on after", 1000 * gap, "ms", "<= 2000")
+        self.assertLess(gap, HANG_FACTOR * DETECTED_S)
+
+    def test_a_stopped_workers_streams_go_on_and_what_it_says_later_is_refused(self):
+        self.start()
+        streams = self.start_streams()
+        lost = self.of_worker(streams, self.workers[0])
+        stopped = time.monotonic()
+        self.workers[0].pause()
+        wait_until(lambda: all(moves(stream) for stream in lost), "the streams moved")
+        states = {load.name: load.state for load in self.service.load()}
+        self.assertEqual(states[self.workers[0].address], pb.WorkerLoad.SUSPECT)
+        self.workers[0].go_on()
+        self.assert_unchanged(streams)
+        gap = self.longest_gap(lost, stopped + 0.1)
+        figure(f"worker stopped: {len(lost)} streams went on after", 1000 * gap, "ms", "<= 2000")
+        self.assertLess(gap, HANG_FACTOR * DETECTED_S)
+        self.service.wait_ready(2)
+        self.service.wait_idle()  # it has given up what it still had
+
+    def test_a_worker_that_comes_back_in_time_takes_its_streams_again(self):
+        self.start(workers=1)
+        streams = self.start_streams()
+        self.workers[0].kill()
+        self.start_worker(port=self.workers[0].port)
+        self.assert_unchanged(streams)
+
+    def test_without_an_equal_worker_streams_end_unavailable(self):
+        self.start("--migration-timeout", 0.3, workers=1)
+        stream = self.service.start(request(new=60000)).wait_for_tokens()
+        self.workers[0].kill()
+        error = stream.end().error
+        self.assertEqual(error.code, StatusCode.UNAVAILABLE)
+        self.assertIn("no worker that gives the same tokens", error.message)
+        self.assertGreater(error.retry_delay, 0)
+
+    def test_a_rolling_restart_of_the_workers_fails_nothing(self):
+        self.start()
+        results = []
+        is_over = threading.Event()
+
+        def keep_asking(number):
+            while not is_over.is_set():
+                results.append((number, self.service.run(request([number + 1, 2], new=NUM_TOKENS)).tokens[0]))
+
+        threads = [threading.Thread(target=keep_asking, args=(i,)) for i in range(NUM_STREAMS)]
+        for thread in threads:
+            thread.start()
+        drained = []
+        for worker in list(self.workers):
+            began = time.monotonic()
+            worker.terminate()
+            self.assertEqual(worker.wait(), 0)
+            drained.append(time.monotonic() - began)
+            self.workers.append(self.start_worker(port=worker.port))
+            self.service.wait_ready(2)
+        is_over.set()
+        for thread in threads:
+            thread.join()
+        self.assertGreaterEqual(len(results), NUM_STREAMS)
+        for number, tokens in results:
+            self.assertEqual(tokens, self.expected[number])
+        figure(f"rolling restart of 2 workers: 0 of {len(results)} requests failed; a worker drained in at most",
+               1000 * max(drained), "ms")
+
+    def test_random_kills_change_no_token(self):
+        """Real model, real sampling, several choices, stop strings; three workers that are killed at random."""
+        self.coordinator = self.stage.coordinator("--quarantine-after", 0)
+
+        def worker(port=0):
+            return self.stage.worker(TINY, "--join", self.coordinator.address, "--num-threads", 1, "--dtype", "fp32",
+                                     port=port)
+
+        workers = [worker() for _ in range(3)]
+        service = Service(self.stage, self.coordinator.address)
+        service.wait_ready(3)
+        kinds = [
+            request("Once upon a time", new=64),
+            request("The sea", new=64, sampling=pb.Sampling(temperature=1, top_p=0.95, seed=11)),
+            request("A letter", new=48, sampling=pb.Sampling(temperature=0.8, seed=12, n=3)),
+            request("In the garden", new=96, stop=pb.Stop(strings=[" the"], ignore_eos=True),
+                    sampling=pb.Sampling(temperature=1.2, seed=13)),
+            request(list(range(20, 120)), new=32, logprobs=2),
+        ]
+
+        def outcome(stream):
+            return [(stream.tokens[choice], stream.texts[choice], finished.reason)
+                    for choice, finished in sorted(stream.finished.items())]
+
+        expected = [outcome(service.run(kind)) for kind in kinds]
+        count, moved, gaps = 0, 0, []
+        lock = threading.Lock()
+        is_over = threading.Event()
+        failures = []
+
+        def keep_asking(number):
+            nonlocal count, moved
+            while not is_over.is_set():
+                try:
+                    stream = service.run(kinds[number % len(kinds)])
+                    same = outcome(stream) == expected[number % len(kinds)]
+                except AssertionError as error:
+                    failures.append(str(error))
+                    return
+                with lock:
+                    count += 1
+                    moved += bool(moves(stream))
+                    gaps.extend(stream.gaps_over(0.1))
+                if not same:
+                    failures.append(f"kind {number % len(kinds)} changed: {outcome(stream)}")
+
+        threads = [threading.Thread(target=keep_asking, args=(i,)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        dice = random.Random(5)
+        for _ in range(KILLS):
+            victim = dice.randrange(3)
+            time_of_kill = time.monotonic() + dice.uniform(0.02, 0.25)
+            is_over.wait(max(0, time_of_kill - time.monotonic()))
+            workers[victim].kill()
+            workers[victim] = worker(port=workers[victim].port)
+            if failures:
+                break
+        wait_until(lambda: moved or failures, "a stream moved")
+        is_over.set()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(failures, [])
+        gaps.sort()
+        figure(f"{KILLS} random kills of 3 workers: {count} requests, 0 lost, 0 changed; moved streams", moved, "")
+        if gaps:
+            figure("recovery gap, p50", 1000 * gaps[len(gaps) // 2], "ms")
+            figure("recovery gap, p99", 1000 * gaps[int(len(gaps) * 0.99)], "ms")
+        service.wait_ready(3)
+        service.wait_idle()
+
+
+if __name__ == "__main__":
+    main()
