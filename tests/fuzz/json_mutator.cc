@@ -56,9 +56,11 @@ void Change(Json* node, const std::vector<Json*>& others, FuzzRandom& random) {
     default:
       break;
   }
-  if (node->is_number()) {
-    *node = random() % 2 == 0 ? Json(node->get<double>() * 2)
-                              : Json(node->get<int64_t>() + (random() % 2 == 0 ? 1 : -1));
+  if (node->is_number_float()) {
+    *node = node->get<double>() * (random() % 2 == 0 ? 2 : -0.5);
+  } else if (node->is_number()) {
+    const auto value = node->get<uint64_t>();
+    *node = random() % 2 == 0 ? value * 2 : value + random() % 3 - 1;
   } else if (node->is_string()) {
     *node = MutateBytes(node->get<std::string>(), 256);
   } else if (node->is_boolean()) {

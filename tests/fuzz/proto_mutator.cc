@@ -116,7 +116,7 @@ void MutateValue(const Place& place, int index, FuzzRandom& random) {
     case FieldDescriptor::CPPTYPE_BOOL:
       QUIRE_MUTATE(Bool, bool, !value)
     case FieldDescriptor::CPPTYPE_ENUM:
-      QUIRE_MUTATE(EnumValue, int, random() % 8 == 0 ? 99 : random() % 5)
+      QUIRE_MUTATE(EnumValue, int, random() % 8 == 0 ? value + 99 : random() % 5)
     case FieldDescriptor::CPPTYPE_STRING:
       QUIRE_MUTATE(String, std::string, MutateString(value, random))
     case FieldDescriptor::CPPTYPE_MESSAGE:

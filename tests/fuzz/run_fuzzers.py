@@ -15,8 +15,9 @@ import re
 import subprocess
 import sys
 
-CORPUS = pathlib.Path(__file__).resolve().parent / "corpus"
-PROGRESS = re.compile(r"^#\d+\s+\w+\s+cov: (\d+) ft: \d+ corp: (\d+)/", re.MULTILINE)
+FOLDER = pathlib.Path(__file__).resolve().parent
+CORPUS = FOLDER / "corpus"
+PROGRESS = r"^#\d+\s+\w+\s+cov: (\d+) ft: \d+ corp: (\d+)/"
 # One input may take this long and this much memory, AddressSanitizer's own included.
 INPUT_S = 20
 INPUT_MB = 2048
@@ -33,17 +34,20 @@ def run(build, target, seconds):
     findings = build / "fuzz/findings"
     corpus.mkdir(parents=True, exist_ok=True)
     findings.mkdir(parents=True, exist_ok=True)
-    before = set(findings.iterdir())
+    before = set(findings.glob(f"{target}-*"))
     command = [build / "bin" / f"fuzz_{target}", corpus, CORPUS / target, f"-max_total_time={seconds}",
                f"-timeout={INPUT_S}", f"-rss_limit_mb={INPUT_MB}", "-max_len=16384", "-print_final_stats=1",
                f"-artifact_prefix={findings}/{target}-"]
-    # Containers of uninstrumented libraries confuse one check.
-    options = "detect_container_overflow=0:detect_leaks=1:strict_string_checks=1"
+    if (words := FOLDER / f"{target}.dict").exists():
+        command.append(f"-dict={words}")
+    # Containers of uninstrumented libraries confuse one check. libFuzzer looks for leaks after an input; at the
+    # end of the process it would report what it leaks itself.
+    options = "detect_container_overflow=0:detect_leaks=1:leak_check_at_exit=0:strict_string_checks=1"
     environment = {**os.environ, "ASAN_OPTIONS": options, "UBSAN_OPTIONS": "print_stacktrace=1"}
     result = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             env=environment, check=False)
     output = result.stdout.decode(errors="replace")
-    new = sorted(path.name for path in set(findings.iterdir()) - before)
+    new = sorted(path.name for path in set(findings.glob(f"{target}-*")) - before)
     coverage, size = last(PROGRESS, output, ("0", "0"))
     line = (f"summary: fuzz {target}: {last(r'number_of_executed_units: *([0-9]+)', output, 0)} executions, "
             f"{last(r'average_exec_per_sec: *([0-9]+)', output, 0)} a second, corpus of {size} inputs, "
@@ -60,7 +64,7 @@ def main():
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(known))
     parser.add_argument("--seconds", type=int, default=600, help="for each target (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="fuzzers at once (default: one a core)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     for target in arguments.targets:
         if target not in known:
             parser.error(f"no target {target}; there is: {', '.join(known)}")
