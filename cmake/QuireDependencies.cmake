@@ -53,7 +53,9 @@ endforeach()
 quire_static_archives(grpc_archives grpc++ protobuf)
 add_library(quire_grpc INTERFACE)
 target_link_libraries(quire_grpc INTERFACE ${grpc_archives} Threads::Threads)
-target_link_options(quire_grpc INTERFACE -Wl,--exclude-libs,ALL)
+if(NOT QUIRE_FUZZ)  # clang's sanitizers are archives themselves, whose malloc the shared libraries must find
+  target_link_options(quire_grpc INTERFACE -Wl,--exclude-libs,ALL)
+endif()
 
 find_library(QUIRE_GRPC_REFLECTION NAMES libgrpc++_reflection.a REQUIRED)
 add_library(quire_grpc_reflection INTERFACE)

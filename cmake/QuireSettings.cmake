@@ -22,6 +22,10 @@ if(QUIRE_CCACHE)
       ${CMAKE_COMMAND} -E env
       CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
       CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${QUIRE_CCACHE})
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+    # clang writes the headers' times into a precompiled header; without, its objects are found again.
+    add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:SHELL:-Xclang -fno-pch-timestamp>")
+  endif()
 endif()
 
 find_program(QUIRE_LLD ld.lld)

@@ -101,7 +101,10 @@ void ChoiceOutput::CopyTo(uint32_t begin, uint32_t end, v1::Delta* delta) const 
 void ChoiceOutput::AddLogprobs(
     uint32_t first_index, const google::protobuf::RepeatedPtrField<v1::TokenLogprobs>& logprobs) {
   for (int i = 0; i < logprobs.size(); ++i) {
-    if (first_index + i == logprobs_.size()) logprobs_.push_back(logprobs.Get(i));
+    const bool is_next = first_index + i == logprobs_.size();
+    if (wants_logprobs_ && is_next && logprobs_.size() < ids_.size()) {
+      logprobs_.push_back(logprobs.Get(i));
+    }
   }
 }
 

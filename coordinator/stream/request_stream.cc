@@ -488,6 +488,10 @@ void RequestStream::OnTokens(uint32_t attempt, uint32_t number, uint32_t first_i
       EndLocked(absl::InternalError(absl::StrCat("worker ", worker_name_, " skipped from token ",
                                                  choice.num_tokens(), " to ", first_index)),
                 &effects);
+    } else if (first_index + ids.size() > request_.parameters.max_new_tokens()) {
+      EndLocked(absl::InternalError(absl::StrCat("worker ", worker_name_, " sent more than the ",
+                                                 request_.parameters.max_new_tokens(), " tokens")),
+                &effects);
     } else if (const uint32_t known = choice.num_tokens() - first_index; known < ids.size()) {
       if (first_token_at_ < 0) {
         first_token_at_ = now;

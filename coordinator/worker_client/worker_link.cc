@@ -14,6 +14,36 @@ using worker::v1::SessionEvent;
 using worker::v1::SessionRequest;
 using worker::v1::StepOutput;
 
+namespace {
+
+// What a worker says of a failure, made fit for a client: an error, with words.
+absl::Status FailureOf(int32_t code, const std::string& message) {
+  constexpr int32_t kLastCode = 16;  // UNAUTHENTICATED
+  if (code <= 0 || code > kLastCode) {
+    return absl::InternalError(
+        absl::StrCat("the worker failed with the unknown status ", code, ": ", message));
+  }
+  return absl::Status(static_cast<absl::StatusCode>(code),
+                      message.empty() ? "the worker gave no reason" : message);
+}
+
+// The end of a choice: as the worker says it, or a failure where it says neither how it ended nor
+// why.
+worker::v1::Finish Checked(const worker::v1::Finish& finish) {
+  const bool failed = finish.status_code() != 0;
+  const bool ended =
+      finish.reason() == v1::Finished::STOP || finish.reason() == v1::Finished::LENGTH;
+  if (ended && !failed) return finish;
+  const absl::Status status = FailureOf(finish.status_code(), finish.status_message());
+  worker::v1::Finish checked = finish;
+  checked.set_reason(v1::Finished::ABORTED);
+  checked.set_status_code(static_cast<int32_t>(status.code()));
+  checked.set_status_message(std::string(status.message()));
+  return checked;
+}
+
+}  // namespace
+
 class WorkerLink::Holds {
  public:
   // A hold lives as long as the pointer.
@@ -403,7 +433,12 @@ bool WorkerLink::Submit(worker::v1::Submit submit, std::shared_ptr<TokenReceiver
     request.receiver = std::move(receiver);
     request.attempt = submit.attempt();
     request.num_running = submit.parameters().n();
-    for (const bool finished : submit.choice_finished()) request.num_running -= finished ? 1 : 0;
+    request.running = (1u << submit.parameters().n()) - 1;
+    for (int i = 0; i < submit.choice_finished_size(); ++i) {
+      if (!submit.choice_finished(i)) continue;
+      request.running &= ~(1u << i);
+      --request.num_running;
+    }
     num_sequences_ += request.num_running;
   }
   *message.mutable_submit() = std::move(submit);
@@ -496,6 +531,12 @@ void WorkerLink::OnStepOutput(const StepOutput& output) {
       finishes.push_back(Receiver(finish.key(), finish.attempt()));
       const auto found = requests_.find(finish.key());
       if (finishes.back() == nullptr) continue;
+      const uint32_t bit = finish.choice() < 32 ? 1u << finish.choice() : 0;
+      if ((found->second.running & bit) == 0) {  // it has no such choice, or that has ended
+        finishes.back() = nullptr;
+        continue;
+      }
+      found->second.running &= ~bit;
       --num_sequences_;
       if (--found->second.num_running == 0) requests_.erase(found);
     }
@@ -521,7 +562,7 @@ void WorkerLink::OnStepOutput(const StepOutput& output) {
     if (notices[i] != nullptr) notices[i]->OnNotice(output.notices(i).notice());
   }
   for (int i = 0; i < output.finishes_size(); ++i) {
-    if (finishes[i] != nullptr) finishes[i]->OnFinish(output.finishes(i));
+    if (finishes[i] != nullptr) finishes[i]->OnFinish(Checked(output.finishes(i)));
   }
   for (const auto* group : {&entries, &logprobs, &notices, &finishes}) {
     for (const auto& receiver : *group) {
@@ -540,8 +581,7 @@ void WorkerLink::OnRejected(const worker::v1::Rejected& rejected) {
     num_sequences_ -= found->second.num_running;
     requests_.erase(found);
   }
-  absl::Status status(static_cast<absl::StatusCode>(rejected.status_code()),
-                      rejected.status_message());
+  absl::Status status = FailureOf(rejected.status_code(), rejected.status_message());
   if (rejected.retry_after_ms() > 0) status = WithRetryDelay(status, rejected.retry_after_ms());
   receiver->OnRejected(rejected.attempt(), status);
 }

@@ -99,6 +99,7 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
     std::shared_ptr<TokenReceiver> receiver;
     uint32_t attempt = 0;
     uint32_t num_running = 0;  // choices that have not ended
+    uint32_t running = 0;      // bit i: choice i is one of them; a request has at most 8
   };
 
   WorkerLink(WorkerNumber number, std::string address, std::unique_ptr<WorkerConnector> connector,
