@@ -1,11 +1,14 @@
 #include "worker/rpc/join_client.h"
 
 #include <atomic>
+#include <optional>
 #include <utility>
 
 #include <grpcpp/grpcpp.h>
 #include "absl/strings/str_cat.h"
+#include "common/clock.h"
 #include "common/grpc_stream.h"
+#include "common/join_token.h"
 #include "common/keepalive.h"
 #include "common/logging.h"
 
@@ -13,6 +16,11 @@ namespace quire {
 
 using worker::v1::JoinReply;
 using worker::v1::WorkerStatus;
+
+namespace {
+// Failures of two kinds that take turns are not logged more often.
+constexpr int64_t kReportIntervalMicros = 10'000'000;
+}  // namespace
 
 // Hears what a coordinator answers. Outlives the client if it must: it knows only its own state.
 class JoinClient::Call final : public MessageHandler<JoinReply> {
@@ -31,26 +39,38 @@ class JoinClient::Call final : public MessageHandler<JoinReply> {
     if (greeted_) {
       LogWarning(absl::StrCat("coordinator ", coordinator_, " is gone: ", status.ToString()));
     }
-    closed_.store(true);
+    MutexLock lock(mutex_);
+    end_ = status;
   }
-  bool closed() const { return closed_.load(); }
+  // How the call ended; nothing while it lives.
+  std::optional<absl::Status> end() const {
+    MutexLock lock(mutex_);
+    return end_;
+  }
+  // Whether the coordinator said something.
+  bool greeted() const { return greeted_.load(); }
 
  private:
   const std::string coordinator_;
-  bool greeted_ = false;
-  std::atomic<bool> closed_{false};
+  std::atomic<bool> greeted_{false};
+  mutable Mutex mutex_;
+  std::optional<absl::Status> end_ QUIRE_GUARDED_BY(mutex_);
 };
 
-JoinClient::JoinClient(const std::string& coordinator, WorkerStatus announcement)
-    : coordinator_(coordinator), announcement_(std::move(announcement)) {
+JoinClient::JoinClient(const std::string& coordinator, WorkerStatus announcement,
+                       const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+                       std::string join_token)
+    : coordinator_(coordinator),
+      announcement_(std::move(announcement)),
+      join_token_(std::move(join_token)) {
   grpc::ChannelArguments arguments;
   // gRPC backs off for up to minutes of its own accord.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 400);
   SetKeepalive(&arguments);
-  stub_ = worker::v1::Registry::NewStub(
-      grpc::CreateCustomChannel(coordinator, grpc::InsecureChannelCredentials(), arguments));
+  stub_ =
+      worker::v1::Registry::NewStub(grpc::CreateCustomChannel(coordinator, credentials, arguments));
 }
 
 JoinClient::~JoinClient() { Stop(); }
@@ -58,7 +78,10 @@ JoinClient::~JoinClient() { Stop(); }
 void JoinClient::Tick(const worker::v1::Load& load, bool draining) {
   MutexLock lock(mutex_);
   if (stopped_) return;
-  if (call_ != nullptr && !call_->closed()) {
+  const std::optional<absl::Status> end = call_ == nullptr ? std::nullopt : call_->end();
+  if (call_ != nullptr && call_->greeted()) reported_failure_.clear();
+  if (end.has_value() && !call_->greeted()) ReportFailure(*end);
+  if (call_ != nullptr && !end.has_value()) {
     WorkerStatus status;
     *status.mutable_load() = load;
     status.set_draining(draining);
@@ -68,12 +91,22 @@ void JoinClient::Tick(const worker::v1::Load& load, bool draining) {
   call_ = std::make_shared<Call>(coordinator_);
   sink_ = GrpcClientStream<WorkerStatus, JoinReply>::Start(
       {.max_messages = 16}, call_, [this](grpc::ClientContext* context, auto* reactor) {
+        if (!join_token_.empty()) context->AddMetadata(kJoinTokenMetadata, join_token_);
         stub_->async()->Join(context, reactor);
       });
   WorkerStatus first = announcement_;
   *first.mutable_load() = load;
   first.set_draining(draining);
   sink_->Write(std::move(first));
+}
+
+void JoinClient::ReportFailure(const absl::Status& status) {
+  const std::string why = status.ToString();
+  const int64_t now = SteadyMicros();
+  if (why == reported_failure_ || (!reported_failure_.empty() && now < report_from_)) return;
+  reported_failure_ = why;
+  report_from_ = now + kReportIntervalMicros;
+  LogWarning(absl::StrCat("cannot join coordinator ", coordinator_, ", and goes on trying: ", why));
 }
 
 void JoinClient::Stop() {
