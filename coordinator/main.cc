@@ -53,6 +53,7 @@ struct CoordinatorFlags : ServerFlags {
   double drain_timeout_s = 30;
   uint32_t max_streams = 16384;
   uint32_t tokenizer_threads = 2;
+  bool separate_tenants = false;
 };
 
 void Declare(FlagSet& flags, CoordinatorFlags* f) {
@@ -62,6 +63,8 @@ void Declare(FlagSet& flags, CoordinatorFlags* f) {
             "auto: generation_config.json gives the defaults of sampling; none: it does not");
   flags.Add("max-streams", &f->max_streams, "Requests that may be open at once");
   flags.Add("tokenizer-threads", &f->tokenizer_threads, "Threads that tokenize prompts");
+  flags.AddSwitch("separate-tenants", &f->separate_tenants,
+                  "Share cached prefixes only within a tenant, as if it were part of cache_salt");
   flags.Add("drain-timeout", &f->drain_timeout_s, "Seconds that open requests get after SIGTERM")
       ->check(NumberFrom(0, kMaxDrainTimeoutSeconds));
 }
@@ -168,6 +171,7 @@ int Run(int argc, char** argv) {
   context.stream.on_token_gap = [&](int64_t micros, uint32_t num_tokens) {
     coordinator_metrics.OnTokenGap(micros, num_tokens);
   };
+  context.separate_tenants = flags.separate_tenants;
   InferenceService inference(context);
   RegistryService registry_service(&registry, coordinator_id, join_token);
 
