@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include <openssl/bio.h>
+#include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
@@ -79,6 +80,9 @@ absl::StatusOr<PrivateKey> ReadKey(absl::string_view flag, const std::string& pa
 
 absl::Status CheckTlsFiles(const TlsFiles& files) {
   if (!files.given()) return absl::OkStatus();
+  // Handshakes may run on threads of gRPC's when the process exits: libcrypto is not to be taken
+  // from under them. Only its first initialization can say so.
+  OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr);
   for (const auto& [flag, path] :
        {std::pair("--tls-cert", &files.cert), std::pair("--tls-key", &files.key),
         std::pair("--tls-ca", &files.ca)}) {

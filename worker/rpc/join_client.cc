@@ -22,10 +22,25 @@ namespace {
 constexpr int64_t kReportIntervalMicros = 10'000'000;
 }  // namespace
 
-// Hears what a coordinator answers. Outlives the client if it must: it knows only its own state.
+// How many calls there are, those included that have ended and that gRPC still holds.
+struct JoinClient::Calls {
+  Mutex mutex;
+  CondVar none_left;
+  size_t num_live QUIRE_GUARDED_BY(mutex) = 0;
+};
+
+// Hears what a coordinator answers.
 class JoinClient::Call final : public MessageHandler<JoinReply> {
  public:
-  explicit Call(std::string coordinator) : coordinator_(std::move(coordinator)) {}
+  Call(std::string coordinator, std::shared_ptr<Calls> calls)
+      : coordinator_(std::move(coordinator)), calls_(std::move(calls)) {
+    MutexLock lock(calls_->mutex);
+    ++calls_->num_live;
+  }
+  ~Call() override {
+    MutexLock lock(calls_->mutex);
+    if (--calls_->num_live == 0) calls_->none_left.NotifyAll();
+  }
   void OnMessage(JoinReply reply) override {
     if (!reply.refused().empty()) {
       LogWarning(
@@ -52,6 +67,7 @@ class JoinClient::Call final : public MessageHandler<JoinReply> {
 
  private:
   const std::string coordinator_;
+  const std::shared_ptr<Calls> calls_;
   std::atomic<bool> greeted_{false};
   mutable Mutex mutex_;
   std::optional<absl::Status> end_ QUIRE_GUARDED_BY(mutex_);
@@ -62,7 +78,8 @@ JoinClient::JoinClient(const std::string& coordinator, WorkerStatus announcement
                        std::string join_token)
     : coordinator_(coordinator),
       announcement_(std::move(announcement)),
-      join_token_(std::move(join_token)) {
+      join_token_(std::move(join_token)),
+      calls_(std::make_shared<Calls>()) {
   grpc::ChannelArguments arguments;
   // gRPC backs off for up to minutes of its own accord.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
@@ -88,7 +105,7 @@ void JoinClient::Tick(const worker::v1::Load& load, bool draining) {
     sink_->Write(std::move(status));
     return;
   }
-  call_ = std::make_shared<Call>(coordinator_);
+  call_ = std::make_shared<Call>(coordinator_, calls_);
   sink_ = GrpcClientStream<WorkerStatus, JoinReply>::Start(
       {.max_messages = 16}, call_, [this](grpc::ClientContext* context, auto* reactor) {
         if (!join_token_.empty()) context->AddMetadata(kJoinTokenMetadata, join_token_);
@@ -115,8 +132,11 @@ void JoinClient::Stop() {
     MutexLock lock(mutex_);
     stopped_ = true;
     sink = std::move(sink_);
+    call_.reset();
   }
   if (sink != nullptr) sink->Close(absl::CancelledError("the worker stops"));
+  MutexLock lock(calls_->mutex);
+  while (calls_->num_live > 0) calls_->none_left.Wait(calls_->mutex);
 }
 
 }  // namespace quire

@@ -26,17 +26,20 @@ class JoinClient {
   // it if there is.
   void Tick(const worker::v1::Load& load, bool draining);
 
-  // Ends the call; Tick makes no other.
+  // Ends the call, and waits until gRPC has let go of it; Tick makes no other. Not from a thread of
+  // gRPC's.
   void Stop();
 
  private:
   class Call;
+  struct Calls;
   // Logs why a call ended before the coordinator said a word, once for each reason.
   void ReportFailure(const absl::Status& status) QUIRE_REQUIRES(mutex_);
 
   const std::string coordinator_;
   const worker::v1::WorkerStatus announcement_;
   const std::string join_token_;
+  const std::shared_ptr<Calls> calls_;
   std::unique_ptr<worker::v1::Registry::Stub> stub_;
 
   Mutex mutex_;
