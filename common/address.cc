@@ -42,9 +42,11 @@ absl::StatusOr<Address> ParseAddress(absl::string_view text) {
 
 absl::Status CheckListenAddress(const Address& address, bool insecure) {
   if (address.is_loopback() || insecure) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(
-      "refusing to listen on ", address.host,
-      ", which other machines can reach, without encryption: give --insecure to allow it"));
+  return absl::FailedPreconditionError(
+      absl::StrCat("refusing to listen on ", address.host,
+                   ", which other machines can reach, without encryption: give --tls-cert, "
+                   "--tls-key and --tls-ca, or "
+                   "--insecure to allow it"));
 }
 
 }  // namespace quire

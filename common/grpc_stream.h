@@ -268,11 +268,12 @@ class GrpcClientStream final : public grpc::ClientBidiReactor<Out, In> {
   };
 
   GrpcClientStream(OutboxLimits limits, std::shared_ptr<MessageHandler<In>> handler)
-      : outbox_(std::make_shared<Outbox>(limits, this)), handler_(std::move(handler)) {}
+      : handler_(std::move(handler)), outbox_(std::make_shared<Outbox>(limits, this)) {}
 
+  // Goes last: where the handler's end is waited for, the call has let go of its channel by then.
+  std::shared_ptr<MessageHandler<In>> handler_;
   grpc::ClientContext context_;
   std::shared_ptr<Outbox> outbox_;
-  std::shared_ptr<MessageHandler<In>> handler_;
   In incoming_;
 };
 

@@ -12,6 +12,8 @@ namespace quire {
 inline constexpr int kPingAfterSilenceMs = 20'000;
 inline constexpr int kPingTimeoutMs = 10'000;
 inline constexpr int kPermittedPingIntervalMs = 10'000;
+inline constexpr int kPermittedPingStrikes =
+    2;  // one more that comes too early ends the connection
 
 // A channel pings while it has calls, for as long as they last.
 inline void SetKeepalive(grpc::ChannelArguments* arguments) {
@@ -26,6 +28,7 @@ inline void SetKeepalive(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                               kPermittedPingIntervalMs);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, kPermittedPingStrikes);
 }
 
 }  // namespace quire

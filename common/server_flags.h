@@ -4,19 +4,27 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/status/status.h"
 #include "common/flags.h"
+#include "common/tls_files.h"
 
 namespace quire {
 
-// Where a server listens: the settings that coordinator and worker share.
+// Where a server listens, and what secures it: the settings that coordinator and worker share.
 struct ServerFlags {
   std::string host = "127.0.0.1";
   uint16_t port = 0;
   uint16_t metrics_port = 0;
   bool insecure = false;
+  TlsFiles tls;
+  std::string join_token_file;  // empty: no token
 };
 
 void DeclareServerFlags(FlagSet& flags, ServerFlags* f);
+
+// Refuses TLS files that cannot be used, and to listen without TLS where other machines could
+// connect, unless --insecure was given. The error names the flag.
+absl::Status CheckServerFlags(const ServerFlags& f);
 
 }  // namespace quire
 

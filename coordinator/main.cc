@@ -18,11 +18,14 @@
 #include "absl/strings/str_format.h"
 #include "common/address.h"
 #include "common/clock.h"
+#include "common/credentials.h"
+#include "common/join_token.h"
 #include "common/keepalive.h"
 #include "common/logging.h"
 #include "common/metrics.h"
 #include "common/rpc_status.h"
 #include "common/server_flags.h"
+#include "common/server_limits.h"
 #include "common/signals.h"
 #include "common/ticker.h"
 #include "coordinator/metrics.h"
@@ -41,6 +44,8 @@ namespace {
 
 constexpr int64_t kTickMicros = 250'000;
 constexpr double kMaxDrainTimeoutSeconds = 86'400;
+// Calls of one connection.
+constexpr int kMaxStreamsPerConnection = 4096;
 
 struct CoordinatorFlags : ServerFlags {
   std::vector<std::string> workers;
@@ -50,6 +55,7 @@ struct CoordinatorFlags : ServerFlags {
   uint32_t quarantine_after = 2;
   uint32_t max_streams = 16384;
   uint32_t tokenizer_threads = 2;
+  bool separate_tenants = false;
 };
 
 void Declare(FlagSet& flags, CoordinatorFlags* f) {
@@ -66,6 +72,8 @@ void Declare(FlagSet& flags, CoordinatorFlags* f) {
   flags.Add("quarantine-after", &f->quarantine_after,
             "Workers lost with a request after which it runs alone, and ends if it loses one more; "
             "0: never");
+  flags.AddSwitch("separate-tenants", &f->separate_tenants,
+                  "Share cached prefixes only within a tenant, as if it were part of cache_salt");
   flags.Add("drain-timeout", &f->drain_timeout_s, "Seconds that open requests get after SIGTERM")
       ->check(NumberFrom(0, kMaxDrainTimeoutSeconds));
 }
@@ -76,8 +84,7 @@ int Fail(const absl::Status& status) {
 }
 
 absl::Status Check(const CoordinatorFlags& flags) {
-  if (absl::Status s = CheckListenAddress({flags.host, flags.port}, flags.insecure); !s.ok())
-    return s;
+  if (absl::Status s = CheckServerFlags(flags); !s.ok()) return s;
   for (const std::string& worker : flags.workers) {
     if (const auto address = ParseAddress(worker); !address.ok()) return address.status();
   }
@@ -128,6 +135,14 @@ int Run(int argc, char** argv) {
     LogInfo(absl::StrCat("setting ", value.name, "=", value.value, " (", value.source, ")"));
   }
   if (absl::Status status = Check(flags); !status.ok()) return Fail(status);
+  std::string join_token;
+  if (!flags.join_token_file.empty()) {
+    auto token = ReadJoinToken(flags.join_token_file);
+    if (!token.ok()) return Fail(token.status());
+    join_token = *std::move(token);
+  }
+  const Credentials credentials(flags.tls);
+  RaiseFileLimit();
 
   Metrics metrics;
   CoordinatorMetrics coordinator_metrics(metrics);
@@ -143,7 +158,9 @@ int Run(int argc, char** argv) {
   // Models load beside the requests, not among them.
   WorkPool loader(/*num_threads=*/1, /*max_queued=*/WorkerRegistry::kMaxWorkers);
   WorkerRegistry registry({coordinator_id, &timers, &loader, &catalog, nullptr},
-                          MakeGrpcWorkerConnector);
+                          [channel = credentials.channel()](const std::string& address) {
+                            return MakeGrpcWorkerConnector(address, channel);
+                          });
   Placer placer(&registry);
   StreamTable streams(flags.max_streams);
 
@@ -166,18 +183,19 @@ int Run(int argc, char** argv) {
   context.stream.on_token_gap = [&](int64_t micros, uint32_t num_tokens) {
     coordinator_metrics.OnTokenGap(micros, num_tokens);
   };
+  context.separate_tenants = flags.separate_tenants;
   InferenceService inference(context);
-  RegistryService registry_service(&registry, coordinator_id);
+  RegistryService registry_service(&registry, coordinator_id, join_token);
 
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::EnableDefaultHealthCheckService(true);
   const Address listen{flags.host, flags.port};
   int port = 0;
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(listen.ToString(), grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(listen.ToString(), credentials.server(), &port);
   builder.RegisterService(&inference);
   builder.RegisterService(&registry_service);
-  builder.SetMaxReceiveMessageSize(kMaxPublicMessageBytes);
+  SetLimits(&builder, kMaxStreamsPerConnection, kMaxPublicMessageBytes);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   SetKeepalive(&builder);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();

@@ -22,11 +22,14 @@
 #include "absl/strings/str_format.h"
 #include "common/address.h"
 #include "common/clock.h"
+#include "common/credentials.h"
 #include "common/flags.h"
+#include "common/join_token.h"
 #include "common/keepalive.h"
 #include "common/logging.h"
 #include "common/metrics.h"
 #include "common/mutex.h"
+#include "common/server_limits.h"
 #include "common/signals.h"
 #include "common/ticker.h"
 #include "common/version.h"
@@ -46,6 +49,8 @@ namespace {
 constexpr int kExitFatal = 3;
 constexpr int64_t kTickMicros = 250'000;
 constexpr int kMaxMessageBytes = 16 << 20;
+// Of one connection. A coordinator needs two: its session and the model's files.
+constexpr int kMaxStreams = 128;
 
 struct WorkerMetrics {
   explicit WorkerMetrics(Metrics& m)
@@ -164,6 +169,14 @@ int Run(int argc, char** argv) {
     LogInfo(absl::StrCat("setting ", value.name, "=", value.value, " (", value.source, ")"));
   }
   if (absl::Status status = CheckFlags(flags); !status.ok()) return Fail(status);
+  std::string join_token;
+  if (!flags.join_token_file.empty()) {
+    auto token = ReadJoinToken(flags.join_token_file);
+    if (!token.ok()) return Fail(token.status());
+    join_token = *std::move(token);
+  }
+  const Credentials credentials(flags.tls);
+  RaiseFileLimit();
   const Address listen{flags.host, flags.port};
   const int64_t started = SteadyMicros();
   auto files = ReadModelFiles(flags.engine.model_folder);
@@ -223,9 +236,9 @@ int Run(int argc, char** argv) {
   table.SetInbox(&loop);
   WorkerService service(&table, model, *std::move(files));
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(listen.ToString(), grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(listen.ToString(), credentials.server(), &port);
   builder.RegisterService(&service);
-  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  SetLimits(&builder, kMaxStreams, kMaxMessageBytes);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   SetKeepalive(&builder);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
@@ -245,7 +258,8 @@ int Run(int argc, char** argv) {
   announcement.set_incarnation(table.incarnation());
   *announcement.mutable_worker() = table.info();
   for (const std::string& coordinator : flags.join) {
-    joins.push_back(std::make_unique<JoinClient>(coordinator, announcement));
+    joins.push_back(
+        std::make_unique<JoinClient>(coordinator, announcement, credentials.channel(), join_token));
   }
   auto ticker = std::make_unique<Ticker>(kTickMicros, [&] {
     table.Tick();

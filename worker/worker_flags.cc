@@ -79,12 +79,16 @@ void DeclareFlags(FlagSet& flags, WorkerFlags* f) {
 }
 
 absl::Status CheckFlags(const WorkerFlags& flags) {
-  if (absl::Status status = CheckListenAddress({flags.host, flags.port}, flags.insecure);
-      !status.ok()) {
-    return status;
-  }
-  for (const std::string& address : flags.join) {
-    if (absl::Status status = CheckAddress("join", address); !status.ok()) return status;
+  if (absl::Status status = CheckServerFlags(flags); !status.ok()) return status;
+  for (const std::string& text : flags.join) {
+    if (absl::Status status = CheckAddress("join", text); !status.ok()) return status;
+    const bool in_the_clear = !flags.join_token_file.empty() && !flags.tls.given();
+    if (in_the_clear && !flags.insecure && !ParseAddress(text)->is_loopback()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "--join ", text,
+          ": refusing to send the token of --join-token-file there without encryption: "
+          "give --tls-cert, --tls-key and --tls-ca, or --insecure to allow it"));
+    }
   }
   if (!flags.advertise_address.empty()) {
     return CheckAddress("advertise-address", flags.advertise_address);

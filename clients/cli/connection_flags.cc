@@ -20,6 +20,15 @@ void ConnectionFlags::Declare(CLI::App& app) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->required();
+  app.add_option("--tls-cert", tls_.cert,
+                 "PEM file of the certificate to show; with --tls-key and --tls-ca: mutual TLS");
+  app.add_option("--tls-key", tls_.key, "PEM file of the certificate's private key");
+  app.add_option("--tls-ca", tls_.ca, "PEM file of the authorities whose coordinators are trusted");
+  app.parse_complete_callback([this] {
+    if (absl::Status status = CheckTlsFiles(tls_); !status.ok()) {
+      throw CLI::ValidationError(std::string(status.message()));
+    }
+  });
   app.add_option("--deadline-ms", deadline_ms_, "Give up after this many milliseconds; 0: never")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
@@ -30,7 +39,7 @@ void ConnectionFlags::Declare(CLI::App& app) {
 }
 
 std::unique_ptr<Client> ConnectionFlags::MakeClient() const {
-  return std::make_unique<Client>(targets_, retry_);
+  return std::make_unique<Client>(targets_, retry_, tls_);
 }
 
 CallOptions ConnectionFlags::call_options() const {

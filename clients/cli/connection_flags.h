@@ -9,7 +9,7 @@
 
 namespace quire {
 
-// Which coordinators a command speaks to, and how patiently.
+// Which coordinators a command speaks to, how patiently, and what secures the connections.
 class ConnectionFlags {
  public:
   void Declare(CLI::App& app);
@@ -20,6 +20,7 @@ class ConnectionFlags {
  private:
   std::vector<Address> targets_;
   RetryOptions retry_;
+  TlsFiles tls_;
   int deadline_ms_ = 0;
 };
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "common/credentials.h"
 #include "common/rpc_status.h"
 
 namespace quire {
@@ -21,8 +22,8 @@ std::string MakeRequestId() {
   return absl::StrFormat("%08x%08x%08x%08x", device(), device(), device(), device());
 }
 
-Client::Client(const std::vector<Address>& targets, const RetryOptions& retry)
-    : retry_(retry), targets_(std::make_unique<Targets>(targets)) {}
+Client::Client(const std::vector<Address>& targets, const RetryOptions& retry, const TlsFiles& tls)
+    : retry_(retry), targets_(std::make_unique<Targets>(targets, Credentials(tls).channel())) {}
 
 std::shared_ptr<ClientStream> Client::Start(v1::GenerateRequest request, GenerateHandler* handler,
                                             const CallOptions& options) {

@@ -17,6 +17,7 @@
 #include "clients/cpp/retry_policy.h"
 #include "clients/cpp/targets.h"
 #include "common/address.h"
+#include "common/tls_files.h"
 
 namespace quire {
 
@@ -32,8 +33,12 @@ struct CallOptions {
 // and RetryDelayOf (common/rpc_status.h) read their details. Thread safe.
 class Client {
  public:
-  // REQUIRES: targets is not empty; every stream has ended before the client does.
-  explicit Client(const std::vector<Address>& targets, const RetryOptions& retry = {});
+  // With `tls` every connection is by mutual TLS: a target's certificate must name the host of its
+  // address. Files that are replaced hold for connections made a few seconds later.
+  // REQUIRES: targets is not empty; CheckTlsFiles(tls) is OK; every stream has ended before the
+  // client does.
+  explicit Client(const std::vector<Address>& targets, const RetryOptions& retry = {},
+                  const TlsFiles& tls = {});
 
   // Begins a generation and returns at once. An empty request_id is set here, before the first
   // send, so that a repeated send is known for one. The handler must live until its OnEnd returned.

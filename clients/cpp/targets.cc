@@ -1,13 +1,13 @@
 #include "clients/cpp/targets.h"
 
 #include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 #include "common/keepalive.h"
 
 namespace quire {
 
-Targets::Targets(const std::vector<Address>& addresses) {
+Targets::Targets(const std::vector<Address>& addresses,
+                 const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
   grpc::ChannelArguments arguments;
   // gRPC's own waits between connection attempts start at 1 s and grow to 120 s: too long to come
   // back to a coordinator that restarts.
@@ -19,8 +19,8 @@ Targets::Targets(const std::vector<Address>& addresses) {
   for (const Address& address : addresses) {
     Target& target = targets_.emplace_back();
     target.name = address.ToString();
-    target.stub = v1::Inference::NewStub(
-        grpc::CreateCustomChannel(target.name, grpc::InsecureChannelCredentials(), arguments));
+    target.stub =
+        v1::Inference::NewStub(grpc::CreateCustomChannel(target.name, credentials, arguments));
   }
 }
 

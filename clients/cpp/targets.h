@@ -1,6 +1,7 @@
 #ifndef QUIRE_CLIENTS_CPP_TARGETS_H_
 #define QUIRE_CLIENTS_CPP_TARGETS_H_
 
+#include <grpcpp/security/credentials.h>
 #include <quire/v1/inference.grpc.pb.h>
 
 #include <atomic>
@@ -19,7 +20,8 @@ namespace quire {
 class Targets {
  public:
   // REQUIRES: addresses is not empty.
-  explicit Targets(const std::vector<Address>& addresses);
+  Targets(const std::vector<Address>& addresses,
+          const std::shared_ptr<grpc::ChannelCredentials>& credentials);
   // Waits until no lease is held. Not from a thread of gRPC's.
   ~Targets();
 

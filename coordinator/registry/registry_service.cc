@@ -4,7 +4,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/address.h"
+#include "common/clock.h"
 #include "common/grpc_stream.h"
+#include "common/join_token.h"
+#include "common/logging.h"
 
 namespace quire {
 namespace {
@@ -13,6 +16,8 @@ using worker::v1::JoinReply;
 using worker::v1::WorkerStatus;
 
 constexpr size_t kMaxReplies = 16;
+// A worker without the token tries four times a second: not all of it goes to the log.
+constexpr int64_t kWarningIntervalMicros = 10'000'000;
 
 // The first message announces the worker; what follows keeps the announcement fresh, for a worker
 // that was forgotten meanwhile. Its load, and that it drains, are told by its session.
@@ -58,6 +63,13 @@ class JoinHandler final : public MessageHandler<WorkerStatus> {
   std::string refused_;  // as the last reply said
 };
 
+// A Join that ends at once. Deletes itself.
+class RefusedJoin final : public grpc::ServerBidiReactor<WorkerStatus, JoinReply> {
+ public:
+  explicit RefusedJoin(const absl::Status& status) { Finish(ToGrpc(status)); }
+  void OnDone() override { delete this; }
+};
+
 }  // namespace
 
 std::unique_ptr<MessageHandler<WorkerStatus>> MakeJoinHandler(
@@ -66,11 +78,37 @@ std::unique_ptr<MessageHandler<WorkerStatus>> MakeJoinHandler(
   return std::make_unique<JoinHandler>(registry, coordinator_id, std::move(sink));
 }
 
-RegistryService::RegistryService(WorkerRegistry* registry, std::string coordinator_id)
-    : registry_(registry), coordinator_id_(std::move(coordinator_id)) {}
+RegistryService::RegistryService(WorkerRegistry* registry, std::string coordinator_id,
+                                 std::string join_token)
+    : registry_(registry),
+      coordinator_id_(std::move(coordinator_id)),
+      join_token_(std::move(join_token)) {}
+
+absl::Status RegistryService::CheckToken(const grpc::CallbackServerContext& context) const {
+  if (join_token_.empty()) return absl::OkStatus();
+  const auto sent = context.client_metadata().find(kJoinTokenMetadata);
+  if (sent == context.client_metadata().end()) {
+    return absl::PermissionDeniedError(
+        "the coordinator has a --join-token-file and the worker sent no token");
+  }
+  if (!SameSecret({sent->second.data(), sent->second.size()}, join_token_)) {
+    return absl::PermissionDeniedError(
+        "the coordinator has a --join-token-file and the worker sent another token");
+  }
+  return absl::OkStatus();
+}
 
 grpc::ServerBidiReactor<WorkerStatus, JoinReply>* RegistryService::Join(
     grpc::CallbackServerContext* context) {
+  if (const absl::Status allowed = CheckToken(*context); !allowed.ok()) {
+    const int64_t now = SteadyMicros();
+    int64_t from = warn_of_refusals_from_.load();
+    if (now >= from &&
+        warn_of_refusals_from_.compare_exchange_strong(from, now + kWarningIntervalMicros)) {
+      LogWarning(absl::StrCat("refuses a worker at ", context->peer(), ": ", allowed.message()));
+    }
+    return new RefusedJoin(allowed);
+  }
   return new GrpcServerStream<WorkerStatus, JoinReply>(
       context, {.max_messages = kMaxReplies}, [this](std::shared_ptr<MessageSink<JoinReply>> sink) {
         {

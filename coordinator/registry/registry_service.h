@@ -1,6 +1,8 @@
 #ifndef QUIRE_COORDINATOR_REGISTRY_REGISTRY_SERVICE_H_
 #define QUIRE_COORDINATOR_REGISTRY_REGISTRY_SERVICE_H_
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,7 +22,9 @@ std::unique_ptr<MessageHandler<worker::v1::WorkerStatus>> MakeJoinHandler(
 // quire.worker.v1.Registry. Thread safe.
 class RegistryService final : public worker::v1::Registry::CallbackService {
  public:
-  RegistryService(WorkerRegistry* registry, std::string coordinator_id);
+  // `join_token`: what a worker must send as kJoinTokenMetadata (common/join_token.h), else its
+  // Join is PERMISSION_DENIED; empty: nothing.
+  RegistryService(WorkerRegistry* registry, std::string coordinator_id, std::string join_token);
 
   grpc::ServerBidiReactor<worker::v1::WorkerStatus, worker::v1::JoinReply>* Join(
       grpc::CallbackServerContext* context) override;
@@ -29,8 +33,13 @@ class RegistryService final : public worker::v1::Registry::CallbackService {
   void CloseJoins();
 
  private:
+  // Whether the call shows the token; the error says why not.
+  absl::Status CheckToken(const grpc::CallbackServerContext& context) const;
+
   WorkerRegistry* const registry_;
   const std::string coordinator_id_;
+  const std::string join_token_;
+  std::atomic<int64_t> warn_of_refusals_from_{0};  // microseconds of the steady clock
   Mutex mutex_;
   std::vector<std::weak_ptr<MessageSink<worker::v1::JoinReply>>> joins_ QUIRE_GUARDED_BY(mutex_);
 };

@@ -174,7 +174,10 @@ absl::StatusOr<PreparedRequest> InferenceService::MakePrepared(
   prepared.worker = request.worker();
   prepared.prompt = *std::move(prompt);
   prepared.parameters = *std::move(parameters);
-  prepared.cache_salt = request.cache_salt();
+  // Names are printable (validate.cc): with the line feed no two pairs of them read the same.
+  prepared.cache_salt = context_.separate_tenants
+                            ? absl::StrCat(request.tenant(), "\n", request.cache_salt())
+                            : request.cache_salt();
   prepared.tenant = request.tenant();
   prepared.queue_timeout_ms = request.queue_timeout_ms();
   prepared.emitted = *std::move(emitted);

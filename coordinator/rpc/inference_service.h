@@ -30,6 +30,8 @@ class InferenceService final
     RequestStream::Context stream;
     // A Generate call that never became a request; its record has the id and the status alone.
     std::function<void(const RequestRecord&)> on_refused;  // may be null
+    // Whether requests share cached prefixes only with those of the same tenant.
+    bool separate_tenants = false;
   };
   explicit InferenceService(const Context& context);
 

@@ -39,7 +39,7 @@ struct PreparedRequest {
   std::string worker;  // the only one allowed; empty: any
   std::vector<uint32_t> prompt;
   v1::ResolvedParameters parameters;
-  std::string cache_salt;
+  std::string cache_salt;  // of the request, and its tenant where tenants are separate
   std::string tenant;
   uint32_t queue_timeout_ms = 0;  // 0: none
   ResumeTokens emitted;

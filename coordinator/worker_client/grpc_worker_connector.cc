@@ -82,7 +82,8 @@ class FileReader final : public grpc::ClientReadReactor<FileChunk> {
 
 class GrpcWorkerConnector final : public WorkerConnector {
  public:
-  explicit GrpcWorkerConnector(const std::string& address) {
+  GrpcWorkerConnector(const std::string& address,
+                      const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
     grpc::ChannelArguments arguments;
     // gRPC backs off for up to minutes of its own accord.
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
@@ -92,8 +93,7 @@ class GrpcWorkerConnector final : public WorkerConnector {
     arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
     // Each worker has a connection of its own, so that none waits behind another's data.
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    stub_ = worker::v1::Worker::NewStub(
-        grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+    stub_ = worker::v1::Worker::NewStub(grpc::CreateCustomChannel(address, credentials, arguments));
   }
 
   std::shared_ptr<Sink> OpenSession(std::shared_ptr<Handler> handler) override {
@@ -117,8 +117,9 @@ class GrpcWorkerConnector final : public WorkerConnector {
 
 }  // namespace
 
-std::unique_ptr<WorkerConnector> MakeGrpcWorkerConnector(const std::string& address) {
-  return std::make_unique<GrpcWorkerConnector>(address);
+std::unique_ptr<WorkerConnector> MakeGrpcWorkerConnector(
+    const std::string& address, const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
+  return std::make_unique<GrpcWorkerConnector>(address, credentials);
 }
 
 }  // namespace quire

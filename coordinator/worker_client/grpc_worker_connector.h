@@ -4,12 +4,14 @@
 #include <memory>
 #include <string>
 
+#include <grpcpp/security/credentials.h>
 #include "coordinator/worker_client/worker_connector.h"
 
 namespace quire {
 
 // A connector with a gRPC channel of its own to `address`.
-std::unique_ptr<WorkerConnector> MakeGrpcWorkerConnector(const std::string& address);
+std::unique_ptr<WorkerConnector> MakeGrpcWorkerConnector(
+    const std::string& address, const std::shared_ptr<grpc::ChannelCredentials>& credentials);
 
 }  // namespace quire
 

@@ -33,7 +33,8 @@ TEST(GrpcWorkerConnectorTest, AFetchOfFilesCanBeCancelled) {
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(&worker);
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  const auto connector = MakeGrpcWorkerConnector(absl::StrCat("127.0.0.1:", port));
+  const auto connector =
+      MakeGrpcWorkerConnector(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials());
   std::promise<absl::Status> done;
   const WorkerConnector::CancelFetch cancel = connector->FetchFiles(
       "m", [&](absl::StatusOr<ModelFiles> files) { done.set_value(files.status()); });

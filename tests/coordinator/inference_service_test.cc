@@ -29,8 +29,9 @@ ModelFiles TinyModelFiles() {
 // The service over the transport of one process.
 class InferenceServiceTest : public testing::Test {
  protected:
-  InferenceServiceTest()
-      : network_(TinyModelFiles()),
+  explicit InferenceServiceTest(bool separate_tenants = false)
+      : separate_tenants_(separate_tenants),
+        network_(TinyModelFiles()),
         coordinator_(&network_),
         pool_(2, 1000),
         streams_(100),
@@ -56,6 +57,7 @@ class InferenceServiceTest : public testing::Test {
     context.stream.on_end = [this](RequestStream& stream, const RequestRecord& record) {
       streams_.OnEnd(stream, record.status);
     };
+    context.separate_tenants = separate_tenants_;
     context.on_refused = [this](const RequestRecord& record) {
       MutexLock lock(mutex_);
       refused_.push_back(record);
@@ -89,6 +91,27 @@ class InferenceServiceTest : public testing::Test {
     return refused_;
   }
 
+  // How many tokens of the same prompt a tenant finds in the cache.
+  uint32_t CachedTokens(const std::string& tenant, const std::string& cache_salt) {
+    v1::GenerateRequest request;
+    request.set_tenant(tenant);
+    request.set_cache_salt(cache_salt);
+    for (uint32_t id = 1; id <= 32; ++id) request.mutable_token_ids()->add_ids(id);
+    request.set_max_new_tokens(1);
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
+    const auto reader = stub_->Generate(&context, request);
+    uint32_t cached = 0;
+    v1::GenerateEvent event;
+    while (reader->Read(&event)) {
+      if (event.has_finished()) cached = event.finished().usage().cached_tokens();
+    }
+    const absl::Status status = FromGrpc(reader->Finish());
+    EXPECT_TRUE(status.ok()) << status;
+    return cached;
+  }
+
+  const bool separate_tenants_;
   Mutex mutex_;
   std::vector<RequestRecord> refused_ QUIRE_GUARDED_BY(mutex_);
   InProcessNetwork network_;
@@ -129,6 +152,31 @@ TEST_F(InferenceServiceTest, WhatIsRefusedAtTheDoorIsReported) {
   EXPECT_EQ(records[1].request_id, "") << "no name that may hold anything";
   EXPECT_EQ(records[2].request_id, "s");
   EXPECT_TRUE(absl::IsUnavailable(records[2].status));
+}
+
+class SeparateTenantsTest : public InferenceServiceTest {
+ protected:
+  SeparateTenantsTest() : InferenceServiceTest(/*separate_tenants=*/true) {}
+};
+
+TEST_F(InferenceServiceTest, TenantsShareBlocks) {
+  StartWorker();
+  EXPECT_EQ(CachedTokens("a", ""), 0u);
+  EXPECT_GT(CachedTokens("a", ""), 0u);
+  EXPECT_GT(CachedTokens("b", ""), 0u);
+  EXPECT_GT(CachedTokens("", ""), 0u);
+  EXPECT_EQ(CachedTokens("a", "salt"), 0u);
+  EXPECT_GT(CachedTokens("b", "salt"), 0u);
+}
+
+TEST_F(SeparateTenantsTest, ShareNoBlocks) {
+  StartWorker();
+  const std::pair<const char*, const char*> parties[] = {
+      {"a", ""}, {"b", ""}, {"", ""}, {"", "a"}, {"a", "salt"}, {"b", "salt"}, {"as", "alt"}};
+  for (const auto& [tenant, salt] : parties) {
+    EXPECT_EQ(CachedTokens(tenant, salt), 0u) << tenant << ", " << salt;
+    EXPECT_GT(CachedTokens(tenant, salt), 0u) << tenant << ", " << salt;
+  }
 }
 
 TEST_F(InferenceServiceTest, OtherCallsCheckTheNameOfTheModelToo) {

@@ -181,6 +181,7 @@ RequestStream::Context SteppedCoordinator::MakeContext() {
   RequestStream::Context context;
   context.placer = &placer_;
   context.timers = &timers_;
+  context.move_timeout = 0;  // the only worker that there is
   context.on_end = [](RequestStream&, const RequestRecord&) {};
   return context;
 }

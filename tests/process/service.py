@@ -122,11 +122,14 @@ class Stream:
 class Service:
     """A coordinator, seen from a client."""
 
-    def __init__(self, stage: Stage, address: str, **channel_options: object) -> None:
+    def __init__(self, stage: Stage, address: str, credentials: grpc.ChannelCredentials | None = None,
+                 **channel_options: object) -> None:
         options = [(name.replace("__", "."), value) for name, value in channel_options.items()]
         # A channel of its own, so that two services of a test share no connection.
         options.append(("grpc.use_local_subchannel_pool", 1))
-        self.channel = stage.enter_context(grpc.insecure_channel(address, options))
+        self.channel = stage.enter_context(
+            grpc.insecure_channel(address, options) if credentials is None else
+            grpc.secure_channel(address, credentials, options))
         self.stub = pb_grpc.InferenceStub(self.channel)
 
     def start(self, message: pb.GenerateRequest, timeout: float = HANG_S) -> Stream:

@@ -52,5 +52,13 @@ TEST(WorkerFlagsTest, NamesTheFlagThatIsOutOfRange) {
   EXPECT_THAT(Refusal({"--insecure", "--host=::", "--join=a:1"}), HasSubstr("--advertise-address"));
 }
 
+TEST(WorkerFlagsTest, SendsNoTokenInTheClear) {
+  EXPECT_THAT(Refusal({"--join-token-file=f", "--join=127.0.0.1:1", "--join=192.0.2.1:1"}),
+              HasSubstr("--join 192.0.2.1:1"));
+  EXPECT_EQ(Refusal({"--join-token-file=f", "--join=127.0.0.1:1", "--join=[::1]:1"}), "");
+  EXPECT_EQ(Refusal({"--join-token-file=f", "--join=192.0.2.1:1", "--insecure"}), "");
+  EXPECT_EQ(Refusal({"--join=192.0.2.1:1"}), "");
+}
+
 }  // namespace
 }  // namespace quire

@@ -19,6 +19,7 @@ from quire_client.info import Model, ServerInfo, TokenizedText, WorkerLoad
 from quire_client.request import GenerateOptions, Prompt, build_request
 from quire_client.stream import StreamState
 from quire_client.targets import CHANNEL_OPTIONS, Targets
+from quire_client.tls import PathLike, tls_credentials
 
 _DEFAULT_ATTEMPTS = 8
 
@@ -54,12 +55,17 @@ class Client:
     """Asks coordinators and waits for the answer. Thread safe.
 
     targets: one or more HOST:PORT, as a sequence or separated by commas. The first that answers is used, and kept
-    until it fails. credentials: None is plain text. max_attempts: how many attempts in a row, without a new
+    until it fails. tls_cert, tls_key, tls_ca: PEM files of this client's certificate, of its key, and of the
+    authorities whose coordinators are trusted; with all three, connections are by mutual TLS, and a target's
+    certificate must name the host of its address. They are read once: ValueError or OSError, naming the argument or
+    the file, where they cannot be used. credentials: gRPC's own, in their place. Without either: plain text. max_attempts: how many attempts in a row, without a new
     token between them, may end UNAVAILABLE before the error is the caller's.
     """
 
-    def __init__(self, targets: str | Sequence[str], *, credentials: grpc.ChannelCredentials | None = None,
-                 max_attempts: int = _DEFAULT_ATTEMPTS) -> None:
+    def __init__(self, targets: str | Sequence[str], *, tls_cert: PathLike | None = None,
+                 tls_key: PathLike | None = None, tls_ca: PathLike | None = None,
+                 credentials: grpc.ChannelCredentials | None = None, max_attempts: int = _DEFAULT_ATTEMPTS) -> None:
+        credentials = tls_credentials(tls_cert, tls_key, tls_ca, credentials)
         self._targets = Targets(targets, max_attempts)
         self._channels = [
             grpc.insecure_channel(target, CHANNEL_OPTIONS) if credentials is None else
@@ -181,8 +187,10 @@ class Client:
 class AsyncClient:
     """Client for asyncio: the same arguments and methods. Belongs to the event loop that made it."""
 
-    def __init__(self, targets: str | Sequence[str], *, credentials: grpc.ChannelCredentials | None = None,
-                 max_attempts: int = _DEFAULT_ATTEMPTS) -> None:
+    def __init__(self, targets: str | Sequence[str], *, tls_cert: PathLike | None = None,
+                 tls_key: PathLike | None = None, tls_ca: PathLike | None = None,
+                 credentials: grpc.ChannelCredentials | None = None, max_attempts: int = _DEFAULT_ATTEMPTS) -> None:
+        credentials = tls_credentials(tls_cert, tls_key, tls_ca, credentials)
         self._targets = Targets(targets, max_attempts)
         self._channels = [
             grpc.aio.insecure_channel(target, CHANNEL_OPTIONS) if credentials is None else
