@@ -126,6 +126,7 @@ void SteppedCoordinator::Say(const worker::v1::SessionEvent& event) {
 }
 
 void SteppedCoordinator::WaitForModels() {
+  if (View().model != nullptr) return;
   Mutex mutex;
   CondVar done;
   bool is_done = false;
