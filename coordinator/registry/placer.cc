@@ -92,6 +92,11 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
     if (!placement.numerics_id.empty() && view.info.numerics_id() != placement.numerics_id) {
       continue;
     }
+    // A worker with less room than those that were there when the request was checked.
+    if (!placement.numerics_id.empty() &&
+        view.info.context_length() < placement.prompt->size() + placement.max_new_tokens) {
+      continue;
+    }
     if (view.state != v1::WorkerLoad::READY) {
       why = absl::StrCat(": ", view.info.name(), " is ", v1::WorkerLoad::State_Name(view.state),
                          view.why.empty() ? "" : ", ", view.why);
@@ -138,7 +143,13 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
   std::shared_ptr<WorkerLink> link = registry_->Find(decision.worker);
   if (link == nullptr) return NoWorkerNow(placement.model);
   if (placement.alone != 0) {
-    std::erase_if(kept_, [&](const auto& kept) { return kept.second == placement.alone; });
+    std::erase_if(kept_, [&](const auto& kept) {
+      return kept.second == placement.alone || registry_->Find(kept.first) == nullptr;
+    });
+    // Half of the workers, one at least, are left to the others: suspects wait for their turn.
+    if (!kept_.empty() && 2 * (kept_.size() + 1) > candidates.size() + kept_.size()) {
+      return NoWorkerNow(absl::StrCat(placement.model, " for one more request that runs alone"));
+    }
     kept_[decision.worker] = placement.alone;
     const auto placed = std::find_if(candidates.begin(), candidates.end(),
                                      [&](const PlacementCandidate& candidate) {

@@ -279,21 +279,34 @@ RequestStream::Placed RequestStream::SubmitTo(const std::shared_ptr<WorkerLink>&
   worker::v1::Submit submit;
   Effects effects;
   bool complete = false;
+  bool is_over = false;
   {
     MutexLock lock(mutex_);
-    is_placing_ = !output_.ended.has_value();
-    if (!is_placing_) return Placed::kDone;
-    // One that drains has it still. What it says from now on is void.
+    // One that drains has it still, and may have failed it by now.
     const bool drains = link_ != nullptr;
-    if (drains) CancelAtWorker(std::nullopt, &effects);
-    ++attempt_;
-    link_ = link;
-    Accept(link->View(), drains);
-    submit = MakeSubmit();
-    complete = output_.is_complete();
-    if (complete) is_placing_ = false;
+    is_over = output_.ended.has_value() || (drains && !is_movable());
+    if (is_over) {
+      is_placing_ = false;
+      effects.releases_worker = output_.ended.has_value();  // that Place may have kept meanwhile
+    } else {
+      if (drains) {
+        // What it says from now on is void. If the other does not take it, it waits for a third.
+        CancelAtWorker(std::nullopt, &effects);
+        moving_since_ = SteadyMicros();
+        num_move_tries_ = 0;
+        moving_why_ = "the worker drains";
+      }
+      FinishStopped();
+      ++attempt_;
+      link_ = link;
+      Accept(link->View(), drains);
+      submit = MakeSubmit();
+      complete = output_.is_complete();
+      if (complete) is_placing_ = false;
+    }
   }
   Carry(effects);
+  if (is_over) return Placed::kDone;
   if (complete) {  // what was emitted had ended every choice
     End(absl::OkStatus());
     return Placed::kDone;
@@ -309,8 +322,12 @@ RequestStream::Placed RequestStream::SubmitTo(const std::shared_ptr<WorkerLink>&
   {
     MutexLock lock(mutex_);
     if (link_ == nullptr && !output_.ended.has_value()) return Placed::kTryMore;  // lost by now
+    const bool ends = output_.ended.has_value() || cancelling_;
+    if (!ends && is_movable() && refused_.contains(link->number())) {
+      return Placed::kTryMore;  // it began to drain meanwhile
+    }
     is_placing_ = false;
-    if (output_.ended.has_value() || cancelling_) {
+    if (ends) {
       CancelAtWorker(std::nullopt, &effects);
       effects.link = link;
     }
@@ -326,39 +343,55 @@ void RequestStream::StayUnplaced(const absl::Status& status) {
   {
     MutexLock lock(mutex_);
     is_placing_ = false;
-    if (output_.ended.has_value() || link_ != nullptr) return;  // it goes on where it is
-    const int64_t now = SteadyMicros();
-    if (moving_since_ < 0) {
-      EndLocked(status, &effects);
-    } else if (now - moving_since_ >= context_.move_timeout) {
-      EndLocked(WithRetryDelay(
-                    absl::UnavailableError(absl::StrCat(
-                        moving_why_, "; no worker that gives the same tokens took the request in ",
-                        (now - moving_since_) / 1000, " ms: ", status.message())),
-                    kRetryDelayMs),
-                &effects);
-    } else {
-      refused_.clear();  // by then there may be room
-      const int64_t delay = MoveRetryDelay(num_move_tries_++);
-      move_timer_ =
-          context_.timers->Schedule(std::min(now + delay, moving_since_ + context_.move_timeout),
-                                    [stream = weak_from_this()] {
-                                      if (const auto locked = stream.lock())
-                                        locked->PlaceAndSubmit();
-                                    });
+    if (output_.ended.has_value()) {
+      effects.releases_worker = true;  // that Place may have kept meanwhile
+    } else if (link_ == nullptr) {     // else it goes on where it is
+      Wait(status, &effects);
     }
   }
   Carry(effects);
 }
 
+void RequestStream::Wait(const absl::Status& status, Effects* effects) {
+  FinishStopped();
+  const int64_t now = SteadyMicros();
+  if (!output_.choices.empty() && output_.is_complete()) {
+    EndLocked(absl::OkStatus(), effects);
+  } else if (moving_since_ < 0) {
+    EndLocked(status, effects);
+  } else if (now - moving_since_ >= context_.move_timeout) {
+    EndLocked(WithRetryDelay(
+                  absl::UnavailableError(absl::StrCat(
+                      moving_why_, "; no worker that gives the same tokens took the request in ",
+                      (now - moving_since_) / 1000, " ms: ", status.message())),
+                  kRetryDelayMs),
+              effects);
+  } else {
+    refused_.clear();  // by then there may be room
+    const int64_t delay = MoveRetryDelay(num_move_tries_++);
+    move_timer_ = context_.timers->Schedule(
+        std::min(now + delay, moving_since_ + context_.move_timeout), [stream = weak_from_this()] {
+          if (const auto locked = stream.lock()) locked->PlaceAndSubmit();
+        });
+  }
+}
+
 void RequestStream::LeaveWorker(const absl::Status& why) {
   link_ = nullptr;
   ++attempt_;
-  if (moving_since_ < 0) {
-    moving_since_ = SteadyMicros();
-    num_move_tries_ = 0;
-  }
+  moving_since_ = SteadyMicros();
+  num_move_tries_ = 0;
   moving_why_ = std::string(why.message());
+}
+
+void RequestStream::FinishStopped() {
+  for (uint32_t i = 0; i < output_.choices.size(); ++i) {
+    ChoiceOutput& choice = output_.choices[i];
+    if (!choice.stopped() || choice.finished.has_value()) continue;
+    v1::Finished& finished = FinishChoice(i, v1::Finished::STOP);
+    finished.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(request_.prompt.size()));
+    finished.mutable_usage()->set_output_tokens(choice.num_tokens());
+  }
 }
 
 void RequestStream::CancelAtWorker(std::optional<uint32_t> choice, Effects* effects) {
@@ -584,16 +617,18 @@ void RequestStream::TakeFinish(const worker::v1::Finish& finish, Effects* effect
 
 void RequestStream::OnRejected(uint32_t attempt, const absl::Status& status) {
   // Its queue had filled up, or it began to drain: another worker may have room.
-  const bool try_another = absl::IsResourceExhausted(status) || absl::IsUnavailable(status);
   Effects effects;
   {
     MutexLock lock(mutex_);
     if (output_.ended.has_value() || attempt != attempt_) return;
+    // Another worker took it before: that this one does not says nothing of the request.
+    const bool try_another = absl::IsResourceExhausted(status) || absl::IsUnavailable(status) ||
+                             num_lost_workers_ > 0 || first_token_at_ >= 0;
     if (link_ != nullptr) refused_.insert(link_->number());
     link_ = nullptr;
     if (cancelling_ || !try_another) {
       EndLocked(cancelling_ ? error_ : status, &effects);
-    } else if (num_lost_workers_ > 0 || first_token_at_ >= 0) {
+    } else if (moving_since_ < 0 && first_token_at_ >= 0) {
       LeaveWorker(status);
     }
   }
@@ -607,14 +642,16 @@ void RequestStream::OnWorkerLost(uint32_t attempt, const absl::Status& status) {
     if (output_.ended.has_value() || attempt != attempt_) return;
     link_ = nullptr;
     if (!is_movable()) {
-      EndLocked(cancelling_ ? error_ : WithRetryDelay(status, kRetryDelayMs), &effects);
+      EndLocked(error_.ok() ? WithRetryDelay(status, kRetryDelayMs) : error_, &effects);
     } else if (runs_alone_) {
       effects.is_quarantined = true;
-      EndLocked(absl::FailedPreconditionError(absl::StrCat(
-                    "quarantined: ", num_lost_workers_ + 1,
-                    " workers were lost while they ran this request, the last with nothing else: ",
-                    status.message())),
-                &effects);
+      EndLocked(
+          absl::FailedPreconditionError(absl::StrCat(
+              "quarantined: ", num_lost_workers_ + 1,
+              " workers were lost while they ran this request, the last with nothing else placed "
+              "on it: ",
+              status.message())),
+          &effects);
     } else {
       ++num_lost_workers_;
       LeaveWorker(status);

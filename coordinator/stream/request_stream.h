@@ -168,10 +168,13 @@ class RequestStream final : public TokenReceiver,
   Placed SubmitTo(const std::shared_ptr<WorkerLink>& link);
   // No worker took it: goes on at the one that it has, waits, or ends.
   void StayUnplaced(const absl::Status& status);
+  void Wait(const absl::Status& status, Effects* effects) QUIRE_REQUIRES(mutex_);
   // Whether another worker can go on with it.
   bool is_movable() const QUIRE_REQUIRES(mutex_) {
     return !cancelling_ && error_.ok() && request_.engine == v1::PAGED;
   }
+  // Notes the end of choices that a stop string ended and whose worker did not come to say so.
+  void FinishStopped() QUIRE_REQUIRES(mutex_);
   // It has no worker any more: what comes of the attempt is void.
   void LeaveWorker(const absl::Status& why) QUIRE_REQUIRES(mutex_);
   // What to ask the placer for; nothing once the request has ended, which a Cancel may bring here.

@@ -397,6 +397,9 @@ WorkerView WorkerLink::View() const {
   } else if (load_.draining()) {
     view.state = v1::WorkerLoad::DRAINING;
     view.why = "draining";
+  } else if (since_progress_ > kHangMicros) {
+    view.state = v1::WorkerLoad::SUSPECT;
+    view.why = absl::StrCat("its engine has settled no step for ", since_progress_ / 1000, " ms");
   } else if (silent > kSilenceMicros) {
     view.state = v1::WorkerLoad::SUSPECT;
     view.why = absl::StrCat("silent for ", silent / 1000, " ms");

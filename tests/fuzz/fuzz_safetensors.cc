@@ -39,10 +39,10 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
 namespace quire {
 
 QUIRE_FUZZ_TARGET(safetensors, input) {
-  static const TempFolder* const folder = new TempFolder;
-  const std::string path = folder->Write("model.safetensors", input);
+  static const TempFolder folder;
+  const std::string path = folder.Write("model.safetensors", input);
   const auto file = SafetensorsFile::Open(path);
-  const auto ranges = InspectCheckpoint(folder->path(), 1);
+  const auto ranges = InspectCheckpoint(folder.path(), 1);
   QUIRE_FUZZ_CHECK(file.ok() == ranges.ok(), file.status().ToString() + ranges.status().ToString());
   if (!file.ok()) {
     CheckRefusal(file.status(), {"model.safetensors: "});

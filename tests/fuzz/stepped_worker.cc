@@ -13,7 +13,7 @@ constexpr size_t kMaxMail = 16;
 ExecutorLimits Limits(uint32_t steps_in_flight) {
   ExecutorLimits limits;
   limits.num_slots = SteppedWorker::kMaxNumSeqs;
-  limits.max_num_batched_tokens = 32;
+  limits.max_num_batched_tokens = 16;
   limits.context_length = SteppedWorker::kContext;
   limits.vocabulary_size = SteppedWorker::kVocabulary;
   limits.block_size = SteppedWorker::kBlockSize;
@@ -65,7 +65,7 @@ worker::v1::WorkerInfo SteppedWorker::Info() {
 }
 
 SteppedWorker::SteppedWorker(uint32_t steps_in_flight)
-    : executor_({.limits = Limits(steps_in_flight)}),
+    : executor_({.limits = Limits(steps_in_flight), .reads_whole_context = false}),
       engine_(MakeEngine(Limits(steps_in_flight))),
       table_(TableOptions(&now, &num_ended_)) {
   table_.SetInbox(this);

@@ -19,12 +19,12 @@ namespace quire {
 // engine and scheduler over a fake device, whose steps are taken one by one. Time is `now`.
 class SteppedWorker final : public EngineInbox {
  public:
-  static constexpr uint32_t kContext = 96;
+  static constexpr uint32_t kContext = 48;
   static constexpr uint32_t kVocabulary = 262;  // as the tokenizer of SteppedCoordinator
-  static constexpr uint32_t kNumBlocks = 48;    // few enough to preempt
+  static constexpr uint32_t kNumBlocks = 24;    // few enough to preempt
   static constexpr uint32_t kBlockSize = 4;
-  static constexpr uint32_t kMaxNumSeqs = 12;
-  static constexpr uint32_t kMaxQueue = 24;
+  static constexpr uint32_t kMaxNumSeqs = 8;
+  static constexpr uint32_t kMaxQueue = 16;
   static constexpr Micros kOrphanGrace = 10'000'000;
 
   explicit SteppedWorker(uint32_t steps_in_flight);

@@ -66,7 +66,7 @@ void EngineLoop::PostRequestLoad() {
 }
 
 Micros EngineLoop::SinceProgress() const {
-  if (idle_.load(std::memory_order_relaxed)) return 0;
+  if (idle_.load(std::memory_order_acquire)) return 0;
   return SteadyMicros() - last_progress_.load(std::memory_order_relaxed);
 }
 
@@ -109,7 +109,7 @@ bool EngineLoop::Receive(bool may_wait) {
       idle_.store(true, std::memory_order_relaxed);
       while (!has_mail_.load(std::memory_order_relaxed)) wake_.Wait(mutex_);
       last_progress_.store(SteadyMicros(), std::memory_order_relaxed);
-      idle_.store(false, std::memory_order_relaxed);
+      idle_.store(false, std::memory_order_release);  // after last_progress_
     }
     has_mail_.store(false, std::memory_order_relaxed);
     if (stopping_) return false;

@@ -1,5 +1,6 @@
 #include "worker/device/cuda/cuda_rank_group.h"
 
+#include <mutex>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -38,8 +39,13 @@ CudaRankGroup::~CudaRankGroup() {
 absl::Status CudaRankGroup::Join(uint32_t rank) {
   // NCCL waits for all without an end: so all must be there.
   if (absl::Status status = rendezvous_.Arrive(); !status.ok()) return status;
-  const ncclResult_t result = ncclCommInitRank(&communicators_[rank], static_cast<int>(size()), id_,
-                                               static_cast<int>(rank));
+  ncclComm_t communicator = nullptr;
+  const ncclResult_t result =
+      ncclCommInitRank(&communicator, static_cast<int>(size()), id_, static_cast<int>(rank));
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    communicators_[rank] = communicator;
+  }
   if (absl::Status status = NcclStatus(result, "joining the group", nullptr); !status.ok()) {
     return status;
   }
@@ -66,13 +72,17 @@ absl::Status CudaRankGroup::Check(uint32_t rank) {
 }
 
 void CudaRankGroup::Abort(const absl::Status& why) {
-  const bool joined = rendezvous_.status().ok();
-  rendezvous_.Abort(why);
-  if (!joined) return;  // aborted already
+  std::vector<ncclComm_t> communicators;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!rendezvous_.status().ok()) return;  // aborted already
+    rendezvous_.Abort(why);
+    communicators = communicators_;
+  }
   // Kernels that wait for a rank that is lost return. Nothing is freed that other threads may use.
   // Each call takes a while, on an H100 about half a second: so all at once.
   std::vector<std::thread> threads;
-  for (ncclComm_t communicator : communicators_) {
+  for (ncclComm_t communicator : communicators) {
     if (communicator == nullptr) continue;
     threads.emplace_back([communicator] { ncclCommRevoke(communicator, NCCL_REVOKE_DEFAULT); });
   }

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,7 @@ class CudaRankGroup {
 
   RankRendezvous rendezvous_;
   ncclUniqueId id_ = {};
+  std::mutex mutex_;                       // over the writes of Join, and Abort
   std::vector<ncclComm_t> communicators_;  // by rank; null before Join
   std::vector<absl::Status> failures_;     // by rank
 };
