@@ -3,8 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <string>
+#include <utility>
+
+#include "tests/worker/model/temp_folder.h"
 
 namespace quire {
 namespace {
@@ -12,9 +14,8 @@ namespace {
 using testing::HasSubstr;
 
 absl::StatusOr<std::string> ReadFileOf(const std::string& content) {
-  const std::string path = testing::TempDir() + "/join-token";
-  std::ofstream(path, std::ios::binary) << content;
-  return ReadJoinToken(path);
+  const TempFolder folder;
+  return ReadJoinToken(folder.Write("join-token", content));
 }
 
 TEST(JoinTokenTest, ReadsWithoutTheSpaceAround) {

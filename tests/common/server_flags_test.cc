@@ -7,9 +7,10 @@
 #include <openssl/x509.h>
 
 #include <cstdio>
-#include <filesystem>
 #include <fstream>
 #include <string>
+
+#include "tests/worker/model/temp_folder.h"
 
 namespace quire {
 namespace {
@@ -19,14 +20,12 @@ using testing::HasSubstr;
 // A folder with a self-signed certificate and its key, which is an authority to itself.
 class ServerFlagsTest : public testing::Test {
  protected:
-  ServerFlagsTest() : folder_(testing::TempDir() + "/server_flags_test") {
-    std::filesystem::create_directories(folder_);
+  ServerFlagsTest() {
     Issue("own", /*first_second=*/0, /*last_second=*/3600);
     Issue("expired", -7200, -3600);
     Issue("future", 3600, 7200);
     std::ofstream(folder_ + "/text") << "no PEM at all\n";
   }
-  ~ServerFlagsTest() override { std::filesystem::remove_all(folder_); }
 
   std::string Cert(const std::string& name) const { return folder_ + "/" + name + ".pem"; }
   std::string Key(const std::string& name) const { return folder_ + "/" + name + "-key.pem"; }
@@ -57,7 +56,8 @@ class ServerFlagsTest : public testing::Test {
     EVP_PKEY_free(key);
   }
 
-  const std::string folder_;
+  const TempFolder temp_;
+  const std::string folder_ = temp_.path();
 };
 
 TEST_F(ServerFlagsTest, TlsFilesThatCanBeUsed) {
