@@ -14,8 +14,7 @@ class Quiet final : public google::protobuf::io::ErrorCollector {
 }  // namespace
 
 bool ReadInput(std::string_view text, google::protobuf::Message* message) {
-  static const google::protobuf::LogSilencer* const silence = new google::protobuf::LogSilencer;
-  (void)silence;
+  static const google::protobuf::LogSilencer silence;  // of the whole process
   Quiet quiet;
   google::protobuf::TextFormat::Parser parser;
   parser.RecordErrorsTo(&quiet);
