@@ -140,6 +140,9 @@ class RequestStream final : public TokenReceiver,
   void OnMessageEnd() override;
 
  private:
+  // A notice says that timing changed, so those beyond this many say nothing new.
+  static constexpr size_t kMaxNotices = 64;
+
   // What is left to do when the lock is released.
   struct Effects {
     std::shared_ptr<ClientSink> kick;
