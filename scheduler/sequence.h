@@ -29,6 +29,7 @@ struct SequenceSpec {
   uint32_t max_output_tokens = 0;  // emitted ones included
   std::shared_ptr<const SamplingParams> params;
   int32_t priority = 0;  // higher first
+  std::string tenant;    // empty: none is named, which is a tenant too
   // Sequences share cached prefixes only under an equal salt.
   std::string cache_salt;
   std::optional<Micros> queue_deadline;

@@ -57,6 +57,8 @@ std::unique_ptr<Engine> MakePagedEngine(const EngineSettings& settings,
   options.max_num_batched_tokens = limits.max_num_batched_tokens;
   options.max_queue = settings.max_queue;
   options.kv_bytes_per_token = limits.kv_bytes_per_token;
+  options.priority_aging = Micros{settings.priority_aging_ms} * 1000;
+  options.weights = settings.tenant_weights;
   return std::make_unique<RequestEngine>(
       RequestEngine::Options{limits.context_length, limits.vocabulary_size},
       std::make_unique<BatchScheduler>(options));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "scheduler/tenant_weights.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/model_executor.h"
 
@@ -27,6 +28,8 @@ struct EngineSettings {
   uint32_t max_num_seqs = 256;
   uint32_t max_num_batched_tokens = 0;  // default: 512 on a CPU, 8,192 on a GPU
   uint32_t max_queue = 1024;
+  uint32_t priority_aging_ms = 1000;  // of waiting that make up for a point of priority; 0: none do
+  TenantWeights tenant_weights;
   uint32_t block_size = 16;  // tokens
   uint64_t kv_cache_memory_bytes = 0;
   double gpu_memory_utilization = 0.9;   // share of a GPU's memory that all of it together may take

@@ -59,6 +59,7 @@ struct WorkerMetrics {
         kv_usage(m.AddGauge("kv_cache_usage_perc", "KV blocks held by sequences, 0 to 1")),
         requests(m.AddCounter("request_success_total", "Requests that ended with status OK")),
         failures(m.AddCounter("request_failure_total", "Requests that ended with another status")),
+        refused(m.AddCounter("request_refused_total", "Requests refused, the queue being full")),
         prompt_tokens(m.AddCounter("prompt_tokens_total", "Prompt tokens of ended requests")),
         generation_tokens(
             m.AddCounter("generation_tokens_total", "Output tokens of ended requests")),
@@ -72,6 +73,7 @@ struct WorkerMetrics {
   prometheus::Gauge& kv_usage;
   prometheus::Counter& requests;
   prometheus::Counter& failures;
+  prometheus::Counter& refused;
   prometheus::Counter& prompt_tokens;
   prometheus::Counter& generation_tokens;
   prometheus::Histogram& first_token;
@@ -175,6 +177,7 @@ int Run(int argc, char** argv) {
     if (!token.ok()) return Fail(token.status());
     join_token = *std::move(token);
   }
+  flags.engine.tenant_weights = *TenantWeightsOf(flags);
   const Credentials credentials(flags.tls);
   RaiseFileLimit();
   const Address listen{flags.host, flags.port};
@@ -214,6 +217,8 @@ int Run(int argc, char** argv) {
   options.on_token_gap = [&](Micros gap, uint32_t num_tokens) {
     worker_metrics.RecordGap(gap, num_tokens);
   };
+  options.tenant_weights = flags.engine.tenant_weights;
+  options.on_refused = [&] { worker_metrics.refused.Increment(); };
   options.on_load = [&](const worker::v1::Load& load) { worker_metrics.Record(load); };
   options.on_request_end = [&](const SessionTable::RequestRecord& record) {
     worker_metrics.Record(record);

@@ -1,5 +1,6 @@
 #include "worker/worker_flags.h"
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/address.h"
 
@@ -10,6 +11,7 @@ namespace {
 constexpr double kMaxNumSeqs = 1 << 16;
 constexpr double kMaxQueue = 1 << 20;
 constexpr double kMaxRanks = 64;
+constexpr double kMaxAgingMs = 86'400'000;
 constexpr double kMaxSeconds = 365 * 86'400;
 
 absl::Status CheckAddress(const char* flag, const std::string& text) {
@@ -39,6 +41,12 @@ void DeclareFlags(FlagSet& flags, WorkerFlags* f) {
             "Token positions a step; 0: 512 on a CPU, 8,192 on a GPU");
   flags.Add("max-queue", &e.max_queue, "Sequences taken beyond max-num-seqs")
       ->check(NumberFrom(1, kMaxQueue));
+  flags
+      .Add("priority-aging-ms", &e.priority_aging_ms,
+           "Milliseconds of waiting that make up for a point of priority; 0: priorities are strict")
+      ->check(NumberFrom(0, kMaxAgingMs));
+  flags.Add("tenant-weight", &f->tenant_weights,
+            "NAME=WEIGHT, 1 to 1000: a tenant's share against others', which have 1; repeats");
   flags.Add("block-size", &e.block_size, "Tokens a KV block");
   flags.Add("kv-cache-memory-bytes", &e.kv_cache_memory_bytes, "Size of the KV pool; 0: a default");
   flags
@@ -78,8 +86,28 @@ void DeclareFlags(FlagSet& flags, WorkerFlags* f) {
       "of it, and exit");
 }
 
+absl::StatusOr<TenantWeights> TenantWeightsOf(const WorkerFlags& flags) {
+  TenantWeights weights;
+  for (const std::string& text : flags.tenant_weights) {
+    const size_t sign = text.rfind('=');
+    uint32_t weight = 0;
+    if (sign == std::string::npos || !absl::SimpleAtoi(text.substr(sign + 1), &weight) ||
+        weight == 0 || weight > TenantWeights::kMost) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--tenant-weight: ", text,
+                       ": NAME=WEIGHT is allowed, with a weight of 1 to ", TenantWeights::kMost));
+    }
+    if (!weights.by_tenant.emplace(text.substr(0, sign), weight).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--tenant-weight: ", text.substr(0, sign), " has two weights"));
+    }
+  }
+  return weights;
+}
+
 absl::Status CheckFlags(const WorkerFlags& flags) {
   if (absl::Status status = CheckServerFlags(flags); !status.ok()) return status;
+  if (const auto weights = TenantWeightsOf(flags); !weights.ok()) return weights.status();
   for (const std::string& text : flags.join) {
     if (absl::Status status = CheckAddress("join", text); !status.ok()) return status;
     const bool in_the_clear = !flags.join_token_file.empty() && !flags.tls.given();

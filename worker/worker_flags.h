@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "common/server_flags.h"
 #include "worker/engine_factory.h"
 
@@ -14,6 +15,7 @@ namespace quire {
 // The settings of quire-worker, with their defaults.
 struct WorkerFlags : ServerFlags {
   EngineSettings engine;
+  std::vector<std::string> tenant_weights;  // NAME=WEIGHT; TenantWeightsOf reads them
   std::vector<std::string> join;
   std::string worker_name;
   std::string advertise_address;
@@ -29,6 +31,9 @@ void DeclareFlags(FlagSet& flags, WorkerFlags* f);
 // What the flags' ranges do not tell: addresses that are none, and flags that need each other. The
 // error names the flag. What the engine does with its settings is BuildEngine's to check.
 absl::Status CheckFlags(const WorkerFlags& flags);
+
+// Of --tenant-weight. INVALID_ARGUMENT: one is not NAME=WEIGHT, or names a tenant twice.
+absl::StatusOr<TenantWeights> TenantWeightsOf(const WorkerFlags& flags);
 
 }  // namespace quire
 

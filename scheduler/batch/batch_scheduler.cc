@@ -10,7 +10,8 @@
 
 namespace quire {
 
-BatchScheduler::BatchScheduler(const Options& options) : options_(options), kv_(options.kv) {
+BatchScheduler::BatchScheduler(const Options& options)
+    : options_(options), kv_(options.kv), waiting_(options.weights) {
   QUIRE_CHECK(options.max_num_seqs > 0);
   QUIRE_CHECK(options.max_num_batched_tokens >= options.max_num_seqs);
   for (SlotId slot = options.max_num_seqs; slot-- > 0;) free_slots_.push_back(slot);
@@ -37,6 +38,7 @@ absl::Status BatchScheduler::Add(SequenceSpec spec, Micros now) {
   sequence->spec = std::move(spec);
   sequence->arrival = next_arrival_++;
   sequence->arrived_at = now;
+  sequence->rank = RankOf(sequence->spec, now);
   sequence->usage.prompt_tokens = sequence->spec.num_prompt_tokens;
   sequence->stop_token_ids = sequence->spec.params->stop_token_ids;
   // What came with emitted tokens was computed somewhere before.
@@ -51,9 +53,14 @@ absl::Status BatchScheduler::Add(SequenceSpec spec, Micros now) {
   const SequenceTag tag = sequence->spec.tag;
   if (sequences_.size() <= tag) sequences_.resize(tag + 1);
   QUIRE_CHECK(sequences_[tag] == nullptr);
-  waiting_.Push(sequence.get());
+  waiting_.Enter(sequence.get());
   sequences_[tag] = std::move(sequence);
   return absl::OkStatus();
+}
+
+Micros BatchScheduler::RankOf(const SequenceSpec& spec, Micros now) const {
+  if (options_.priority_aging == 0) return -Micros{spec.priority};
+  return now - spec.priority * options_.priority_aging;
 }
 
 void BatchScheduler::Abort(SequenceTag tag, absl::Status status,
@@ -132,21 +139,18 @@ void BatchScheduler::PlanPrompts(uint32_t* budget, SequenceEvents* events) {
 }
 
 void BatchScheduler::AdmitWaiting(uint32_t* budget, Micros now) {
-  auto next = waiting_.begin();
-  while (next != waiting_.end() && *budget > 0 && !free_slots_.empty()) {
-    ScheduledSequence* sequence = *next;
+  const auto is_ready = [this](const ScheduledSequence& sequence) {
     // A preempted sequence's last sample may still be on its way.
-    if (sequence->num_in_flight > 0 || WaitsForPrompt(*sequence)) {
-      ++next;
-      continue;
-    }
+    return sequence.num_in_flight == 0 && !WaitsForPrompt(sequence);
+  };
+  while (*budget > 0 && !free_slots_.empty()) {
+    ScheduledSequence* sequence = waiting_.Next(is_ready);
+    if (sequence == nullptr) return;
     // No one overtakes a sequence that does not fit: it would starve.
-    if (IsStillBlocked(*sequence) || !Admit(sequence, *budget, now)) return;
+    if (IsStillBlocked(*sequence) || !Admit(sequence, *budget, now)) {
+      return waiting_.Hold(sequence);
+    }
     *budget -= sequence->next_run;
-    waiting_.Erase(sequence);
-    next = std::find_if(waiting_.begin(), waiting_.end(), [sequence](ScheduledSequence* other) {
-      return ServedBefore()(sequence, other);
-    });
   }
 }
 
@@ -196,6 +200,9 @@ bool BatchScheduler::Admit(ScheduledSequence* sequence, uint32_t budget, Micros 
   free_slots_.pop_back();
   sequence->filled = false;
   ++sequence->stay;
+  // The tokens of an attempt elsewhere were charged there.
+  const uint32_t prompt = sequence->spec.num_prompt_tokens;
+  waiting_.LetIn(sequence, prompt - std::min(cached, prompt));
   sequence->state = ScheduledSequence::State::kRunning;
   running_.insert(std::upper_bound(running_.begin(), running_.end(), sequence, ServedBefore()),
                   sequence);
@@ -220,7 +227,7 @@ void BatchScheduler::PreemptLast(uint32_t* budget, SequenceEvents* events) {
   victim->state = ScheduledSequence::State::kWaiting;
   // It has begun to run: its queue timeout is met.
   victim->spec.queue_deadline.reset();
-  waiting_.Push(victim);
+  waiting_.ComeBack(victim);
   ++num_preemptions_;
   events->preempted.push_back(victim->spec.tag);
 }
@@ -334,6 +341,7 @@ void BatchScheduler::TakeToken(ScheduledSequence* sequence, TokenId token,
                                StepResult::Logprobs* logprobs, Micros now, SequenceEvents* events) {
   const uint32_t index = sequence->num_output_tokens();
   sequence->spec.tokens.push_back(token);
+  waiting_.Charge(*sequence, 1);
   if (sequence->first_token_at < 0) sequence->first_token_at = now;
   sequence->last_token_at = now;
   events->tokens.push_back({sequence->spec.tag, index, token});
@@ -387,9 +395,8 @@ void BatchScheduler::Finish(ScheduledSequence* sequence, FinishReason reason,
     QUIRE_CHECK(at != running_.end() && *at == sequence);
     running_.erase(at);
     LeaveSlot(sequence);
-  } else {
-    waiting_.Erase(sequence);
   }
+  waiting_.Leave(sequence);
   Unlink(sequence);
   blocked_head_ = nullptr;
   sequence->state = ScheduledSequence::State::kFinished;

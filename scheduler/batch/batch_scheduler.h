@@ -17,10 +17,11 @@ namespace quire {
 // Continuous batching over a block pool: this is where a batch is chosen (Plan).
 //
 // Each step has one budget of token positions. Running sequences that need one position (decodes)
-// come first, then chunks of prompts that are under way, then waiting sequences while budget, slots
-// and blocks last; each group in the order of ServedBefore. A sequence that finds no block preempts
-// the last-served running one: its blocks go, its tokens stay, and it is computed again later. The
-// first-served sequence can so always go on, and no set of prompts can lock the pool up.
+// come first, then chunks of prompts that are under way, both in the order of ServedBefore; then
+// waiting sequences while budget, slots and blocks last, in the order of WaitingQueue, which is
+// fair to tenants. A sequence that finds no block preempts the last-served running one: its blocks
+// go, its tokens stay, and it is computed again later. The first-served sequence can so always go
+// on, and no set of prompts can lock the pool up.
 //
 // Steps may be planned while earlier ones run; results settle in order.
 class BatchScheduler final : public SequenceScheduler {
@@ -31,6 +32,11 @@ class BatchScheduler final : public SequenceScheduler {
     uint32_t max_num_batched_tokens = 0;  // positions a step; at least max_num_seqs
     uint32_t max_queue = 0;               // sequences beyond the slots, above which Add refuses
     uint64_t kv_bytes_per_token = 0;      // for usage
+    // A sequence goes before those that came up to this much earlier for each point that its
+    // priority is higher, and so waits for no more than those. 0: priorities are strict, and a
+    // higher one can keep a lower waiting for ever.
+    Micros priority_aging = 0;
+    TenantWeights weights;
   };
   explicit BatchScheduler(const Options& options);
   ~BatchScheduler() override;
@@ -70,6 +76,7 @@ class BatchScheduler final : public SequenceScheduler {
   bool WaitsForPrompt(const ScheduledSequence& sequence) const;
   // Whether Admit would find no room again, told without a walk along a long prefix.
   bool IsStillBlocked(const ScheduledSequence& sequence) const;
+  Micros RankOf(const SequenceSpec& spec, Micros now) const;
   // Takes the last-served running sequence out of the batch; its planned run goes back to the
   // budget.
   void PreemptLast(uint32_t* budget, SequenceEvents* events);

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "scheduler/batch/fair_share.h"
 #include "scheduler/kv/kv_manager.h"
 #include "scheduler/sequence.h"
 
@@ -44,8 +45,13 @@ struct ScheduledSequence {
   Micros last_token_at = -1;
   std::span<const TokenId> stop_token_ids;  // of spec.params; sorted
   BlockTable table;
+  FairShare::Account* account = nullptr;  // of its tenant; WaitingQueue sets it
 
   uint64_t arrival = 0;
+  // When it would have come with priority 0, or -priority where priorities are strict: no wait
+  // makes up for one.
+  Micros rank = 0;
+  bool was_let_in = false;  // it has run, though it may wait now
   // Choices after the first wait for the prompt of the first, and share its full blocks.
   ScheduledSequence* prompt_source = nullptr;
   std::vector<ScheduledSequence*> prompt_dependents;
@@ -73,11 +79,13 @@ struct ScheduledSequence {
   }
 };
 
-// The order in which sequences are served: by priority, then by arrival, then by choice. Preemption
-// takes from the end.
+// The order in which running sequences are served, and levels of priority let in: by rank, then by
+// arrival, then by choice. Preemption takes from the end. The order of two sequences never changes,
+// so the first can always go on. Tenants play no part: who is let in is fair (WaitingQueue), and
+// what was let in is served alike.
 struct ServedBefore {
   bool operator()(const ScheduledSequence* a, const ScheduledSequence* b) const {
-    if (a->spec.priority != b->spec.priority) return a->spec.priority > b->spec.priority;
+    if (a->rank != b->rank) return a->rank < b->rank;
     return a->arrival < b->arrival;
   }
 };

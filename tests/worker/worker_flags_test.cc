@@ -43,6 +43,11 @@ TEST(WorkerFlagsTest, NamesTheFlagThatIsOutOfRange) {
       {"--orphan-grace=inf", "--orphan-grace"},
       {"--orphan-grace=nan", "--orphan-grace"},
       {"--advertise-address=nonsense", "--advertise-address: \"nonsense\""},
+      {"--priority-aging-ms=-1", "--priority-aging-ms"},
+      {"--tenant-weight=a",
+       "--tenant-weight: a: NAME=WEIGHT is allowed, with a weight of 1 to 1000"},
+      {"--tenant-weight=a=0", "--tenant-weight: a=0"},
+      {"--tenant-weight=a=1001", "--tenant-weight: a=1001"},
       {"--join=a:65536", "--join: \"a:65536\""},
       {"--host=0.0.0.0", "--insecure"},
   };
@@ -50,6 +55,19 @@ TEST(WorkerFlagsTest, NamesTheFlagThatIsOutOfRange) {
     EXPECT_THAT(Refusal({argument}), HasSubstr(words)) << argument;
   }
   EXPECT_THAT(Refusal({"--insecure", "--host=::", "--join=a:1"}), HasSubstr("--advertise-address"));
+}
+
+TEST(WorkerFlagsTest, TenantsHaveOneWeightEach) {
+  EXPECT_EQ(Refusal({"--tenant-weight=a=2", "--tenant-weight=b=3", "--tenant-weight=a=2"}),
+            "--tenant-weight: a has two weights");
+  WorkerFlags flags;
+  flags.tenant_weights = {"a=2", "b=c=1000", "=3"};
+  const auto weights = TenantWeightsOf(flags);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_EQ(weights->Of("a"), 2u);
+  EXPECT_EQ(weights->Of("b=c"), 1000u);
+  EXPECT_EQ(weights->Of(""), 3u);
+  EXPECT_EQ(weights->Of("d"), 1u);
 }
 
 TEST(WorkerFlagsTest, SendsNoTokenInTheClear) {

@@ -41,6 +41,7 @@ struct EngineRequest {
   uint32_t n = 1;
   uint32_t max_new_tokens = 0;  // a choice, emitted ones included
   int32_t priority = 0;         // higher first
+  std::string tenant;
   std::string cache_salt;
   std::optional<Micros> queue_deadline;  // not running by then: DEADLINE_EXCEEDED
 };

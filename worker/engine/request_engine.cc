@@ -81,6 +81,7 @@ absl::Status RequestEngine::Submit(EngineRequest request, Micros now) {
     spec.max_output_tokens = request.max_new_tokens;
     spec.params = std::move(params);
     spec.priority = request.priority;
+    spec.tenant = request.tenant;
     spec.cache_salt = request.cache_salt;
     // The request has begun to run when its first choice has.
     if (!first.has_value()) spec.queue_deadline = request.queue_deadline;

@@ -131,6 +131,7 @@ absl::StatusOr<EngineRequest> ToEngineRequest(const worker::v1::Submit& submit, 
   request.n = parameters.n();
   request.max_new_tokens = parameters.max_new_tokens();
   request.priority = parameters.priority();
+  request.tenant = submit.tenant();
   request.cache_salt = submit.cache_salt();
   if (submit.queue_timeout_ms() > 0) {
     request.queue_deadline = now + Micros{submit.queue_timeout_ms()} * 1000;

@@ -17,7 +17,8 @@ using worker::v1::SessionRequest;
 namespace {
 
 constexpr size_t kMaxCoordinatorIdBytes = 128;
-constexpr uint32_t kRetryAfterMs = 500;
+// Names in a Load; the requests of further tenants come here to be refused.
+constexpr size_t kMaxTenantsOverShare = 64;
 // Log-probabilities that one message carries at most: about 1 MiB where each has 20 alternatives,
 // of the 16 that a message may have.
 constexpr size_t kMaxLogprobsPerMessage = 4096;
@@ -86,7 +87,11 @@ class SessionTable::Connection final : public SessionTable::Handler {
   uint64_t number_ = 0;
 };
 
-SessionTable::SessionTable(Options options) : options_(std::move(options)), info_(options_.info) {
+SessionTable::SessionTable(Options options)
+    : options_(std::move(options)),
+      info_(options_.info),
+      gate_({options_.info.limits().max_num_seqs(), options_.info.limits().max_queue(),
+             options_.tenant_weights}) {
   rate_since_ = options_.clock();
 }
 SessionTable::~SessionTable() = default;
@@ -176,6 +181,7 @@ void SessionTable::HandleSubmit(const Connection& connection, const worker::v1::
   request->attempt = submit.attempt();
   request->placement = converted->attempt = next_placement_++;
   request->request_id = submit.request_id();
+  request->tenant = submit.tenant();
   request->num_prompt_tokens = static_cast<uint32_t>(converted->prompt.size());
   request->arrived_at = now;
   request->has_logprobs =
@@ -188,7 +194,16 @@ void SessionTable::HandleSubmit(const Connection& connection, const worker::v1::
     }
     choice.finished = i < converted->choice_finished.size() && converted->choice_finished[i];
   }
+  const auto num_sequences =
+      static_cast<uint32_t>(std::count_if(request->choices.begin(), request->choices.end(),
+                                          [](const Choice& choice) { return !choice.finished; }));
+  // Here, since the engine answers after its step, which may take long.
+  if (!gate_.Enter(request->tenant, num_sequences)) {
+    return Reject(*session, submit.key(), submit.attempt(),
+                  absl::ResourceExhaustedError("the worker's queue is full"));
+  }
   if (absl::Status status = inbox_->PostSubmit(*std::move(converted)); !status.ok()) {
+    gate_.Leave(request->tenant, num_sequences, now);
     return Reject(*session, submit.key(), submit.attempt(), status);
   }
   if (!submit.request_id().empty()) {
@@ -311,7 +326,10 @@ void SessionTable::Reject(Session& session, uint64_t key, uint32_t attempt,
   rejected.set_attempt(attempt);
   rejected.set_status_code(static_cast<int>(status.code()));
   rejected.set_status_message(std::string(status.message()));
-  if (absl::IsResourceExhausted(status)) rejected.set_retry_after_ms(kRetryAfterMs);
+  if (absl::IsResourceExhausted(status)) {
+    rejected.set_retry_after_ms(gate_.RetryAfterMs(options_.clock()));
+    if (options_.on_refused) options_.on_refused();
+  }
   Send(session, std::move(event));
 }
 
@@ -375,9 +393,9 @@ void SessionTable::OnOutput(EngineOutput& output) {
     Request* request = Find(finish.key, finish.attempt);
     if (request == nullptr) continue;
     Choice& choice = request->choices[finish.choice];
-    choice.finished = true;
-    choice.finish = ToProto(finish);
-    choice.finish->set_attempt(request->attempt);
+    worker::v1::Finish proto = ToProto(finish);
+    proto.set_attempt(request->attempt);
+    EndChoice(*request, &choice, std::move(proto));
     if (!request->orphaned_at.has_value()) {
       *Pending(finish.key.session).add_finishes() = *choice.finish;
     }
@@ -413,6 +431,11 @@ void SessionTable::SendPromptLogprobs(uint64_t step, const EngineOutput::Logprob
   }
 }
 
+void SessionTable::EndChoice(const Request& request, Choice* choice, worker::v1::Finish finish) {
+  if (!std::exchange(choice->finished, true)) gate_.Leave(request.tenant, 1, options_.clock());
+  choice->finish = std::move(finish);
+}
+
 void SessionTable::EraseIfDone(Session& session, Request* request) {
   // An orphan's end waits for the coordinator that may reclaim it.
   if (request->orphaned_at.has_value()) return;
@@ -435,8 +458,7 @@ void SessionTable::Drop(Session& session, Request* request, const absl::Status& 
   for (uint32_t i = 0; i < request->choices.size(); ++i) {
     Choice& choice = request->choices[i];
     if (choice.finished) continue;
-    choice.finished = true;
-    worker::v1::Finish& finish = choice.finish.emplace();
+    worker::v1::Finish finish;
     finish.set_key(request->key);
     finish.set_attempt(request->attempt);
     finish.set_choice(i);
@@ -446,6 +468,7 @@ void SessionTable::Drop(Session& session, Request* request, const absl::Status& 
     finish.mutable_usage()->set_prompt_tokens(request->num_prompt_tokens);
     finish.mutable_usage()->set_output_tokens(choice.next_index());
     if (ends != nullptr) *ends->add_finishes() = finish;
+    EndChoice(*request, &choice, std::move(finish));
   }
   EraseIfDone(session, request);
 }
@@ -499,6 +522,11 @@ void SessionTable::OnLoad(const EngineLoad& load) {
 }
 
 void SessionTable::SendLoad() {
+  load_.set_ended_per_s(gate_.freed_per_s(options_.clock()));
+  load_.clear_tenants_over_share();
+  for (std::string& tenant : gate_.TenantsOverShare(kMaxTenantsOverShare)) {
+    load_.add_tenants_over_share(std::move(tenant));
+  }
   for (auto& [number, session] : sessions_) {
     SessionEvent event;
     *event.mutable_load() = load_;

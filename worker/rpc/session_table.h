@@ -14,6 +14,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "common/message_stream.h"
 #include "common/mutex.h"
+#include "scheduler/batch/queue_gate.h"
 #include "worker/engine/engine_inbox.h"
 #include "worker/engine/engine_loop.h"
 
@@ -53,7 +54,9 @@ class SessionTable final : public EngineListener {
     std::string incarnation;
     Micros orphan_grace = 10'000'000;
     std::function<Micros()> clock;
+    TenantWeights tenant_weights;
     std::function<void(const RequestRecord&)> on_request_end;  // may be null
+    std::function<void()> on_refused;  // for want of room; may be null; must return at once
     // From a choice's last tokens to its next, which are so many. May be null; must return at once.
     std::function<void(Micros gap, uint32_t num_tokens)> on_token_gap;
     std::function<void(const worker::v1::Load&)> on_load;  // may be null; must return at once
@@ -108,6 +111,7 @@ class SessionTable final : public EngineListener {
     uint32_t attempt = 0;    // the coordinator's count
     uint32_t placement = 0;  // ours: what the engine says of an earlier one under this key is void
     std::string request_id;
+    std::string tenant;
     uint32_t num_prompt_tokens = 0;
     std::vector<Choice> choices;
     bool has_logprobs = false;
@@ -155,6 +159,8 @@ class SessionTable final : public EngineListener {
   void SendPromptLogprobs(uint64_t step, const EngineOutput::Logprobs& logprobs)
       QUIRE_REQUIRES(mutex_);
 
+  void EndChoice(const Request& request, Choice* choice, worker::v1::Finish finish)
+      QUIRE_REQUIRES(mutex_);
   // Forgets a request all of whose choices have ended and been told.
   void EraseIfDone(Session& session, Request* request) QUIRE_REQUIRES(mutex_);
   // Cancels a request and forgets it. `ends` gets the ends of its running choices, unless it is
@@ -179,6 +185,7 @@ class SessionTable final : public EngineListener {
   uint64_t next_connection_ QUIRE_GUARDED_BY(mutex_) = 1;
   uint32_t next_placement_ QUIRE_GUARDED_BY(mutex_) = 0;
   size_t num_requests_ QUIRE_GUARDED_BY(mutex_) = 0;
+  QueueGate gate_ QUIRE_GUARDED_BY(mutex_);
   bool draining_ QUIRE_GUARDED_BY(mutex_) = false;
   worker::v1::Load load_ QUIRE_GUARDED_BY(mutex_);
   uint64_t output_tokens_ QUIRE_GUARDED_BY(mutex_) = 0;

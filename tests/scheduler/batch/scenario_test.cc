@@ -1,7 +1,8 @@
 // Runs the scenarios of testdata/: text scripts of what arrives and what each step must do.
 //
-//   pool blocks=N block_size=N [budget=N] [slots=N] [queue=N] [cache=off]     first, once
-//   submit NAME prompt=N max_new=N [priority=N] [like=NAME common=N] [salt=S]
+//   pool blocks=N block_size=N [budget=N] [slots=N] [queue=N] [cache=off] [aging=MS]
+//        [weights=TENANT:N,...]     first, once
+//   submit NAME prompt=N max_new=N [priority=N] [tenant=NAME] [like=NAME common=N] [salt=S]
 //          [queue_timeout=MS] [stop=ID] [source=NAME] [emitted=N]
 //   step [NAME=ID ...]   plans a step and settles it; NAME samples ID (else a fresh id)
 //   plan / settle [NAME=ID ...] [fault=NAME]     the halves of a step
@@ -86,6 +87,11 @@ class Scenario {
     scheduler.max_num_seqs = options.contains("slots") ? Number(options["slots"]) : 8;
     scheduler.max_queue = options.contains("queue") ? Number(options["queue"]) : 64;
     scheduler.kv_bytes_per_token = 1;
+    if (options.contains("aging")) scheduler.priority_aging = Number(options["aging"]) * 1000;
+    for (const auto& weight : absl::StrSplit(options["weights"], ',', absl::SkipEmpty())) {
+      const std::pair<std::string, std::string> pair = absl::StrSplit(weight, ':');
+      scheduler.weights.by_tenant[pair.first] = Number(pair.second);
+    }
     scheduler_ = std::make_unique<BatchScheduler>(scheduler);
   }
 
@@ -107,6 +113,7 @@ class Scenario {
     }
     spec.max_output_tokens = Number(options["max_new"]);
     spec.cache_salt = options["salt"];
+    spec.tenant = options["tenant"];
     if (options.contains("priority")) spec.priority = Number(options["priority"]);
     if (options.contains("queue_timeout")) {
       spec.queue_deadline = now_ + Number(options["queue_timeout"]) * 1000;
