@@ -21,8 +21,8 @@ READY_TIMEOUT_S = 300
 
 class Service:
     def __init__(self, quire, address, stack):
+        self.address = address
         self._quire = quire
-        self._address = address
         self._stack = stack
 
     def bench(self, *flags, may_fail=False):
@@ -30,7 +30,7 @@ class Service:
         may, and count in the object."""
         with tempfile.TemporaryDirectory() as folder:
             output = pathlib.Path(folder) / "bench.json"
-            done = subprocess.run([self._quire, "bench", "--target", self._address, "--output", output,
+            done = subprocess.run([self._quire, "bench", "--target", self.address, "--output", output,
                                    *map(str, flags)], stdout=subprocess.DEVNULL)
             self._stack.check()
             if done.returncode != 0 and not (may_fail and output.exists()):

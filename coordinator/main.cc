@@ -176,7 +176,7 @@ int Run(int argc, char** argv) {
     LogRequest(record);
   };
   context.on_refused = [&](const RequestRecord& record) {
-    coordinator_metrics.OnRefused();
+    coordinator_metrics.OnRefused(record);
     LogRequest(record);
   };
   context.stream.on_first_token = [&](int64_t micros) { coordinator_metrics.OnFirstToken(micros); };

@@ -29,6 +29,7 @@ CoordinatorMetrics::CoordinatorMetrics(Metrics& m)
     : running_(m.AddGauge("num_requests_running", "Requests that have not ended")),
       successes_(m.AddCounter("request_success_total", "Requests that ended with status OK")),
       failures_(m.AddCounter("request_failure_total", "Requests that ended with another status")),
+      refused_(m.AddCounter("request_refused_total", "Requests refused, a queue being full")),
       prompt_tokens_(m.AddCounter("prompt_tokens_total", "Prompt tokens of ended requests")),
       generation_tokens_(
           m.AddCounter("generation_tokens_total", "Output tokens of ended requests")),
@@ -45,12 +46,16 @@ void CoordinatorMetrics::OnTokenGap(int64_t micros, uint32_t num_tokens) {
 
 void CoordinatorMetrics::OnEnd(const RequestRecord& record) {
   (record.status.ok() ? successes_ : failures_).Increment();
+  if (absl::IsResourceExhausted(record.status)) refused_.Increment();
   prompt_tokens_.Increment(record.prompt_tokens);
   generation_tokens_.Increment(record.output_tokens);
   latency_.Observe(record.total / 1e6);
 }
 
-void CoordinatorMetrics::OnRefused() { failures_.Increment(); }
+void CoordinatorMetrics::OnRefused(const RequestRecord& record) {
+  failures_.Increment();
+  if (absl::IsResourceExhausted(record.status)) refused_.Increment();
+}
 
 void CoordinatorMetrics::SetRunning(size_t num_live) {
   running_.Set(static_cast<double>(num_live));

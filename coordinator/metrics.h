@@ -17,13 +17,14 @@ class CoordinatorMetrics {
   void OnTokenGap(int64_t micros, uint32_t num_tokens);
   void OnEnd(const RequestRecord& record);
   // A call that never became a request.
-  void OnRefused();
+  void OnRefused(const RequestRecord& record);
   void SetRunning(size_t num_live);
 
  private:
   prometheus::Gauge& running_;
   prometheus::Counter& successes_;
   prometheus::Counter& failures_;
+  prometheus::Counter& refused_;
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& generation_tokens_;
   prometheus::Histogram& first_token_;

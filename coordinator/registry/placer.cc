@@ -4,6 +4,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "common/clock.h"
 #include "common/rpc_status.h"
 #include "scheduler/placement/placement_policy.h"
 
@@ -22,6 +23,11 @@ PrefixHashKey RandomKey() {
 bool CouldFit(const PlacementRequest& request, const std::vector<PlacementCandidate>& candidates) {
   return !candidates.empty() &&
          PlaceRequest(request, candidates).outcome != PlacementDecision::Outcome::kNeverFits;
+}
+
+bool IsOverShare(const WorkerView& view, const std::string& tenant) {
+  const auto& over = view.load.tenants_over_share();
+  return std::find(over.begin(), over.end(), tenant) != over.end();
 }
 
 }  // namespace
@@ -78,15 +84,59 @@ absl::StatusOr<Placer::Target> Placer::Resolve(const std::string& model, v1::Eng
   return target;
 }
 
+absl::Status Placer::EveryQueueIsFull(const std::vector<const WorkerView*>& workers) {
+  // A place that becomes free anywhere is one.
+  double ended_per_s = 0;
+  uint64_t num_here = 0;
+  for (const WorkerView* view : workers) {
+    ended_per_s += std::max(0.0, view->load.ended_per_s());
+    num_here += view->snapshot.load();
+  }
+  const int64_t now = SteadyMicros();
+  refused_at_.store(now, std::memory_order_relaxed);
+  return WithRetryDelay(absl::ResourceExhaustedError("every queue is full: try again later"),
+                        retries_.NextMs(now, ended_per_s, num_here));
+}
+
+absl::Status Placer::CheckRoom(const v1::GenerateRequest& request) {
+  if (SteadyMicros() - refused_at_.load(std::memory_order_relaxed) > kAskMicros) {
+    return absl::OkStatus();
+  }
+  const uint32_t num_choices = request.sampling().has_n() ? request.sampling().n() : 1;
+  const v1::Engine engine =
+      request.engine() == v1::ENGINE_UNSPECIFIED ? v1::PAGED : request.engine();
+  const std::vector<WorkerView> views = registry_->Views();
+  std::vector<const WorkerView*> full;
+  for (const WorkerView& view : views) {
+    if (view.state != v1::WorkerLoad::READY) continue;
+    if (!request.model().empty() && view.info.model() != request.model()) continue;
+    if (request.worker().empty() ? view.info.engine() != engine
+                                 : view.info.name() != request.worker()) {
+      continue;
+    }
+    if (view.snapshot.room() >= num_choices && !IsOverShare(view, request.tenant())) {
+      return absl::OkStatus();
+    }
+    // Which model is meant is Resolve's to say.
+    if (!full.empty() && full[0]->info.model() != view.info.model()) return absl::OkStatus();
+    full.push_back(&view);
+  }
+  if (full.empty()) return absl::OkStatus();
+  MutexLock lock(mutex_);
+  return EveryQueueIsFull(full);
+}
+
 absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& placement) {
   std::vector<PlacementCandidate> candidates;
+  std::vector<const WorkerView*> ready;
   std::vector<PlacementCandidate> refusing;
   std::vector<PlacementCandidate> absent;
   std::string why;
   MutexLock lock(mutex_);
   const std::vector<PrefixHash> chunks = affinity_.Chunks(
       absl::StrCat(placement.model, "\n", placement.cache_salt), *placement.prompt);
-  for (const WorkerView& view : registry_->Views()) {
+  const std::vector<WorkerView> views = registry_->Views();
+  for (const WorkerView& view : views) {
     if (view.info.model() != placement.model || view.info.engine() != placement.engine) continue;
     if (!placement.worker.empty() && view.info.name() != placement.worker) continue;
     if (!placement.numerics_id.empty() && view.info.numerics_id() != placement.numerics_id) {
@@ -103,7 +153,8 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
       absent.push_back({view.snapshot, 0});
       continue;
     }
-    if (placement.refused.contains(view.number)) {
+    ready.push_back(&view);
+    if (placement.refused.contains(view.number) || IsOverShare(view, placement.tenant)) {
       refusing.push_back({view.snapshot, 0});
       continue;
     }
@@ -115,11 +166,9 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
     }
     candidates.push_back({view.snapshot, affinity_.MatchedTokens(chunks, view.number)});
   }
-  const absl::Status full = WithRetryDelay(
-      absl::ResourceExhaustedError("every queue is full: try again later"), kRetryDelayMs);
   const absl::Status none = NoWorkerNow(
       absl::StrCat(placement.model, " with the engine ", v1::Engine_Name(placement.engine), why));
-  if (candidates.empty()) return refusing.empty() ? none : full;
+  if (candidates.empty()) return refusing.empty() ? none : EveryQueueIsFull(ready);
   PlacementRequest request;
   request.prompt_tokens = static_cast<uint32_t>(placement.prompt->size());
   request.max_new_tokens = placement.max_new_tokens;
@@ -127,10 +176,10 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
   const PlacementDecision decision = PlaceRequest(request, candidates);
   switch (decision.outcome) {
     case PlacementDecision::Outcome::kFull:
-      return full;
+      return EveryQueueIsFull(ready);
     case PlacementDecision::Outcome::kNeverFits:
       // Not for ever, where a worker that is passed over now has the blocks.
-      if (CouldFit(request, refusing)) return full;
+      if (CouldFit(request, refusing)) return EveryQueueIsFull(ready);
       if (CouldFit(request, absent)) return none;
       return WithField(absl::FailedPreconditionError(absl::StrCat(
                            "the request needs ", decision.blocks_needed, " KV blocks (",

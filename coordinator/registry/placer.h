@@ -1,6 +1,7 @@
 #ifndef QUIRE_COORDINATOR_REGISTRY_PLACER_H_
 #define QUIRE_COORDINATOR_REGISTRY_PLACER_H_
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <set>
@@ -12,6 +13,7 @@
 #include "common/mutex.h"
 #include "coordinator/registry/served_names.h"
 #include "coordinator/registry/worker_registry.h"
+#include "scheduler/batch/retry_estimator.h"
 #include "scheduler/placement/prefix_affinity.h"
 
 namespace quire {
@@ -22,6 +24,7 @@ struct Placement {
   v1::Engine engine = v1::PAGED;
   std::string worker;  // empty: any
   std::string cache_salt;
+  std::string tenant;
   const std::vector<uint32_t>* prompt = nullptr;
   uint32_t max_new_tokens = 0;
   uint32_t num_choices = 1;
@@ -50,16 +53,30 @@ class Placer {
   absl::StatusOr<Target> Resolve(const std::string& model, v1::Engine engine,
                                  const std::string& worker) const;
 
-  // RESOURCE_EXHAUSTED: every queue is full. FAILED_PRECONDITION: it needs more KV blocks than any
-  // worker has, those that are not READY now included. UNAVAILABLE: no worker serves it now.
-  // For a request that is to run alone also while a worker that is kept for it has others yet.
+  // Whether it is known, before a prompt is tokenized, that Place would find every queue full:
+  // RESOURCE_EXHAUSTED, as Place says it. OK says nothing. Costs nothing while no queue is full.
+  absl::Status CheckRoom(const v1::GenerateRequest& request);
+
+  // RESOURCE_EXHAUSTED: every queue is full, for its tenant at least. FAILED_PRECONDITION: it needs
+  // more KV blocks than any worker has, those that are not READY now included. UNAVAILABLE: no
+  // worker serves it now. For a request that is to run alone also while a worker that is kept for
+  // it has others yet.
   absl::StatusOr<std::shared_ptr<WorkerLink>> Place(const Placement& placement);
   // The request of that name does not need a worker to itself any more.
   void Release(uint64_t alone);
 
  private:
+  // CheckRoom asks the registry for this long after a refusal.
+  static constexpr int64_t kAskMicros = 1'000'000;
+
+  // One more is refused, by these workers.
+  absl::Status EveryQueueIsFull(const std::vector<const WorkerView*>& workers)
+      QUIRE_REQUIRES(mutex_);
+
   WorkerRegistry* const registry_;
+  std::atomic<int64_t> refused_at_ = INT64_MIN / 2;  // the last time; steady, microseconds
   Mutex mutex_;
+  RetrySchedule retries_ QUIRE_GUARDED_BY(mutex_);
   PrefixAffinity affinity_ QUIRE_GUARDED_BY(mutex_);
   std::map<WorkerNumber, uint64_t> kept_ QUIRE_GUARDED_BY(mutex_);  // for whom
 };

@@ -73,9 +73,9 @@ absl::Status NotARequest() {
       "the message is not a GenerateRequest: its bytes do not parse, or a string is not UTF-8");
 }
 
-absl::Status PoolIsFull() {
+absl::Status PoolIsFull(WorkPool* pool) {
   return WithRetryDelay(absl::ResourceExhaustedError("too many requests wait to be tokenized"),
-                        kRetryDelayMs);
+                        pool->RetryAfterMs());
 }
 
 // Of a token's id and spelling, or a text, in an answer: what is not the text itself.
@@ -143,9 +143,14 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(
   if (writer->is_aborted()) stream->ClientGone(writer.get());
   // Nobody else begins a new request, though another client may have taken it over already.
   if (!is_new) return call;
+  if (absl::Status full = context_.placer->CheckRoom(request); !full.ok()) {
+    stream->End(full);
+    return call;
+  }
+  if (request.queue_timeout_ms() > 0) stream->LimitQueueing(request.queue_timeout_ms());
   const bool posted = context_.work_pool->Post(
       [this, stream, copy = std::move(request)] { Prepare(copy, stream); });
-  if (!posted) stream->End(PoolIsFull());
+  if (!posted) stream->End(PoolIsFull(context_.work_pool));
   return call;
 }
 
@@ -179,7 +184,6 @@ absl::StatusOr<PreparedRequest> InferenceService::MakePrepared(
                             ? absl::StrCat(request.tenant(), "\n", request.cache_salt())
                             : request.cache_salt();
   prepared.tenant = request.tenant();
-  prepared.queue_timeout_ms = request.queue_timeout_ms();
   prepared.emitted = *std::move(emitted);
   return prepared;
 }
@@ -202,7 +206,7 @@ grpc::ServerUnaryReactor* InferenceService::OnPool(grpc::CallbackServerContext* 
   auto* call = new PooledCall;
   const bool posted =
       context_.work_pool->Post([call, work = std::move(work)] { call->Finish(ToGrpc(work())); });
-  if (!posted) call->Finish(ToGrpc(PoolIsFull()));
+  if (!posted) call->Finish(ToGrpc(PoolIsFull(context_.work_pool)));
   return call;
 }
 

@@ -240,6 +240,7 @@ void RequestStream::EndLocked(const absl::Status& status, Effects* effects) {
   effects->kick = client_.sink;
   effects->cancel_timers.push_back(std::exchange(client_.deadline_timer, 0));
   effects->cancel_timers.push_back(std::exchange(move_timer_, 0));
+  effects->cancel_timers.push_back(std::exchange(queue_timer_, 0));
   effects->releases_worker = std::exchange(runs_alone_, false);
   AdmitWaiting(effects);
 }

@@ -41,7 +41,6 @@ struct PreparedRequest {
   v1::ResolvedParameters parameters;
   std::string cache_salt;  // of the request, and its tenant where tenants are separate
   std::string tenant;
-  uint32_t queue_timeout_ms = 0;  // 0: none
   ResumeTokens emitted;
 };
 
@@ -116,6 +115,9 @@ class RequestStream final : public TokenReceiver,
 
   // --- The request ---
 
+  // Ends it with DEADLINE_EXCEEDED if, this long after it came, no worker has it. The worker that
+  // has it minds the time itself. To be called at most once, before Begin.
+  void LimitQueueing(uint32_t queue_timeout_ms);
   // Places it and sends it off. Ends it if that fails.
   void Begin(PreparedRequest request);
   // Ends it at once. Clients get a Finished for each open choice, if they saw Accepted, and the
@@ -196,6 +198,13 @@ class RequestStream final : public TokenReceiver,
   void AdmitWaiting(Effects* effects) QUIRE_REQUIRES(mutex_);
   static absl::StatusOr<std::vector<ChoiceOutput>> StartChoices(const PreparedRequest& request);
   void OnDeadline(uint64_t client_number, const std::string& name);
+  void OnQueueDeadline();
+  // It waits for a worker, has not run as far as is known, and may not wait longer.
+  bool is_queue_timeout(int64_t now) const QUIRE_REQUIRES(mutex_) {
+    return queue_deadline_.has_value() && now >= *queue_deadline_ && link_ == nullptr &&
+           first_token_at_ < 0;
+  }
+  absl::Status QueueTimeout() const QUIRE_REQUIRES(mutex_);
   RequestRecord MakeRecord(const absl::Status& status) const QUIRE_REQUIRES(mutex_);
 
   const uint64_t key_;
@@ -224,6 +233,9 @@ class RequestStream final : public TokenReceiver,
   uint32_t num_lost_workers_ QUIRE_GUARDED_BY(mutex_) = 0;
   bool runs_alone_ QUIRE_GUARDED_BY(mutex_) = false;
   std::set<WorkerNumber> refused_ QUIRE_GUARDED_BY(mutex_);
+  std::optional<uint32_t> retry_after_ms_ QUIRE_GUARDED_BY(mutex_);  // the least of what those said
+  std::optional<int64_t> queue_deadline_ QUIRE_GUARDED_BY(mutex_);   // steady, microseconds
+  TimerQueue::Id queue_timer_ QUIRE_GUARDED_BY(mutex_) = 0;
   bool cancelling_ QUIRE_GUARDED_BY(mutex_) = false;  // by Cancel
   absl::Status error_ QUIRE_GUARDED_BY(mutex_);       // of the first choice that failed
   int64_t first_token_at_ QUIRE_GUARDED_BY(mutex_) = -1;

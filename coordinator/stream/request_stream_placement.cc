@@ -21,6 +21,30 @@ int64_t MoveRetryDelay(uint32_t num_tries) {
 
 }  // namespace
 
+void RequestStream::LimitQueueing(uint32_t queue_timeout_ms) {
+  MutexLock lock(mutex_);
+  if (output_.ended.has_value()) return;
+  queue_deadline_ = received_at_ + int64_t{queue_timeout_ms} * 1000;
+  queue_timer_ = context_.timers->Schedule(*queue_deadline_, [stream = weak_from_this()] {
+    if (const auto locked = stream.lock()) locked->OnQueueDeadline();
+  });
+}
+
+void RequestStream::OnQueueDeadline() {
+  Effects effects;
+  {
+    MutexLock lock(mutex_);
+    if (is_queue_timeout(SteadyMicros())) EndLocked(QueueTimeout(), &effects);
+  }
+  Carry(effects);
+}
+
+absl::Status RequestStream::QueueTimeout() const {
+  return absl::DeadlineExceededError(absl::StrCat("queue_timeout_ms passed after ",
+                                                  (SteadyMicros() - received_at_) / 1000,
+                                                  " ms in the coordinator's queue, 0 tokens out"));
+}
+
 worker::v1::Submit RequestStream::MakeSubmit() const {
   worker::v1::Submit submit;
   submit.set_key(key_);
@@ -35,10 +59,9 @@ worker::v1::Submit RequestStream::MakeSubmit() const {
                                                            choice.ids().end());
     submit.add_choice_finished(choice.finished.has_value());
   }
-  if (request_.queue_timeout_ms > 0 && first_token_at_ < 0) {
-    const int64_t spent_ms = (SteadyMicros() - received_at_) / 1000;
-    submit.set_queue_timeout_ms(
-        static_cast<uint32_t>(std::max<int64_t>(1, int64_t{request_.queue_timeout_ms} - spent_ms)));
+  if (queue_deadline_.has_value() && first_token_at_ < 0) {
+    const int64_t left_ms = (*queue_deadline_ - SteadyMicros()) / 1000;
+    submit.set_queue_timeout_ms(static_cast<uint32_t>(std::max<int64_t>(1, left_ms)));
   }
   return submit;
 }
@@ -76,6 +99,7 @@ std::optional<Placement> RequestStream::WantedPlacement(Effects* effects) {
   placement.engine = request_.engine;
   placement.worker = request_.worker;
   placement.cache_salt = request_.cache_salt;
+  placement.tenant = request_.tenant;
   placement.prompt = &request_.prompt;  // not changed after Begin
   placement.max_new_tokens = request_.parameters.max_new_tokens();
   placement.num_choices = request_.parameters.n();
@@ -190,7 +214,10 @@ void RequestStream::Wait(const absl::Status& status, Effects* effects) {
   if (!output_.choices.empty() && output_.is_complete()) {
     EndLocked(absl::OkStatus(), effects);
   } else if (moving_since_ < 0) {
-    EndLocked(status, effects);
+    const bool is_full = absl::IsResourceExhausted(status) && retry_after_ms_.has_value();
+    EndLocked(is_full ? WithRetryDelay(status, *retry_after_ms_) : status, effects);
+  } else if (is_queue_timeout(now)) {
+    EndLocked(QueueTimeout(), effects);
   } else if (now - moving_since_ >= context_.move_timeout) {
     EndLocked(WithRetryDelay(
                   absl::UnavailableError(absl::StrCat(
@@ -200,6 +227,7 @@ void RequestStream::Wait(const absl::Status& status, Effects* effects) {
               effects);
   } else {
     refused_.clear();  // by then there may be room
+    retry_after_ms_.reset();
     const int64_t delay = MoveRetryDelay(num_move_tries_++);
     move_timer_ = context_.timers->Schedule(
         std::min(now + delay, moving_since_ + context_.move_timeout), [stream = weak_from_this()] {
@@ -236,6 +264,9 @@ void RequestStream::OnRejected(uint32_t attempt, const absl::Status& status) {
     const bool try_another = absl::IsResourceExhausted(status) || absl::IsUnavailable(status) ||
                              num_lost_workers_ > 0 || first_token_at_ >= 0;
     if (link_ != nullptr) refused_.insert(link_->number());
+    if (const auto delay_ms = RetryDelayOf(status); delay_ms.has_value()) {
+      retry_after_ms_ = std::min(retry_after_ms_.value_or(*delay_ms), *delay_ms);
+    }
     link_ = nullptr;
     if (cancelling_ || !try_another) {
       EndLocked(cancelling_ ? error_ : status, &effects);

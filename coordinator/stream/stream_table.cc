@@ -58,14 +58,16 @@ absl::StatusOr<StreamTable::Found> StreamTable::FindOrMake(
 
 absl::StatusOr<std::shared_ptr<void>> StreamTable::TakeSlot(size_t most) {
   if (num_open_ >= most) {
+    const int64_t now = SteadyMicros();
     return WithRetryDelay(absl::ResourceExhaustedError(
                               absl::StrCat(num_open_, " requests are open, the most allowed")),
-                          kRetryDelayMs);
+                          retries_.NextMs(now, freed_slots_.PerSecond(now), num_open_));
   }
   ++num_open_;
   return std::shared_ptr<void>(nullptr, [this](void*) {
     MutexLock lock(mutex_);
     --num_open_;
+    freed_slots_.OnFreed(SteadyMicros(), 1);
   });
 }
 

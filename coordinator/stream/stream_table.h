@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "common/mutex.h"
 #include "coordinator/stream/request_stream.h"
+#include "scheduler/batch/retry_estimator.h"
 
 namespace quire {
 
@@ -77,6 +78,8 @@ class StreamTable {
   absl::flat_hash_map<std::string, std::list<Kept>::iterator> kept_by_id_ QUIRE_GUARDED_BY(mutex_);
   size_t kept_bytes_ QUIRE_GUARDED_BY(mutex_) = 0;
   size_t num_open_ QUIRE_GUARDED_BY(mutex_) = 0;  // slots
+  FreeingRate freed_slots_ QUIRE_GUARDED_BY(mutex_);
+  RetrySchedule retries_ QUIRE_GUARDED_BY(mutex_);
   bool draining_ QUIRE_GUARDED_BY(mutex_) = false;
   // Fingerprints, and until when; oldest first.
   std::deque<std::pair<std::string, int64_t>> quarantined_ QUIRE_GUARDED_BY(mutex_);

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "common/clock.h"
+
 namespace quire {
 
 WorkPool::WorkPool(size_t num_threads, size_t max_queued) : max_queued_(max_queued) {
@@ -27,6 +29,12 @@ bool WorkPool::Post(std::function<void()> work) {
   return true;
 }
 
+uint32_t WorkPool::RetryAfterMs() {
+  MutexLock lock(mutex_);
+  const int64_t now = SteadyMicros();
+  return retries_.NextMs(now, rate_.PerSecond(now), queue_.size());
+}
+
 void WorkPool::Run() {
   for (;;) {
     std::function<void()> work;
@@ -36,6 +44,7 @@ void WorkPool::Run() {
       if (stopping_) return;
       work = std::move(queue_.front());
       queue_.pop_front();
+      rate_.OnFreed(SteadyMicros(), 1);
     }
     work();
   }

@@ -2,12 +2,14 @@
 #define QUIRE_COORDINATOR_STREAM_WORK_POOL_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <thread>
 #include <vector>
 
 #include "common/mutex.h"
+#include "scheduler/batch/retry_estimator.h"
 
 namespace quire {
 
@@ -22,6 +24,8 @@ class WorkPool {
 
   // False: the queue is full, or stopped. Work begins in the order of the calls.
   [[nodiscard]] bool Post(std::function<void()> work);
+  // When one whose work was not taken should try again. Counts as told.
+  uint32_t RetryAfterMs();
 
   // Waits for what runs; what is queued never runs. Not from the pool's own work.
   void Stop();
@@ -33,6 +37,8 @@ class WorkPool {
   Mutex mutex_;
   CondVar wake_;
   std::deque<std::function<void()>> queue_ QUIRE_GUARDED_BY(mutex_);
+  FreeingRate rate_ QUIRE_GUARDED_BY(mutex_);
+  RetrySchedule retries_ QUIRE_GUARDED_BY(mutex_);
   bool stopping_ QUIRE_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_;
 };

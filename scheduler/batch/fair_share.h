@@ -22,7 +22,7 @@ namespace quire {
 // the least counter of those that wait there, or, if none does, to that of the tenant that left the
 // queue last: who was idle has no claim to what it did not ask for. So while two tenants have
 // requests waiting, the service they get differs by no more than a bound that the sizes of requests
-// and of the batch set (theorem 4.4), whatever the one of them sends.
+// and of the batch set, whatever either of them sends.
 //
 // Counters of each priority are apart: fairness holds among requests of equal priority.
 //

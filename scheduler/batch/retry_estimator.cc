@@ -5,7 +5,7 @@
 namespace quire {
 
 uint32_t RetrySchedule::NextMs(Micros now, double freed_per_s, uint64_t num_here) {
-  if (freed_per_s <= 0) return kUnknownMs;
+  if (!(freed_per_s > 0)) return kUnknownMs;
   constexpr double kMostMicros = kMostMs * 1e3;
   const auto interval = static_cast<Micros>(std::min(1e6 / freed_per_s, kMostMicros));
   const auto all = static_cast<Micros>(std::min(

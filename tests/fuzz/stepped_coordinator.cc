@@ -178,7 +178,6 @@ absl::StatusOr<PreparedRequest> SteppedCoordinator::Prepare(const v1::GenerateRe
   prepared.parameters = *std::move(parameters);
   prepared.cache_salt = request.cache_salt();
   prepared.tenant = request.tenant();
-  prepared.queue_timeout_ms = request.queue_timeout_ms();
   prepared.emitted = *std::move(emitted);
   return prepared;
 }

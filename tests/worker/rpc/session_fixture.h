@@ -25,7 +25,9 @@ class SessionTest : public testing::Test {
  protected:
   static constexpr Micros kGrace = 10'000'000;
 
-  SessionTest() {
+  SessionTest() : SessionTest(worker::v1::Limits()) {}
+  // With these limits for the sessions; the device's are limits_ in any case.
+  explicit SessionTest(const worker::v1::Limits& session_limits) : session_limits_(session_limits) {
     table_.SetInbox(&loop_);
     loop_.Start();
   }
@@ -34,6 +36,7 @@ class SessionTest : public testing::Test {
   SessionTable::Options TableOptions() {
     SessionTable::Options options;
     options.info.set_name("worker under test");
+    *options.info.mutable_limits() = session_limits_;
     options.incarnation = "first life";
     options.orphan_grace = kGrace;
     options.clock = [this] { return now_.load(); };
@@ -57,6 +60,7 @@ class SessionTest : public testing::Test {
     return records_;
   }
 
+  const worker::v1::Limits session_limits_;  // none: nothing is refused
   std::atomic<Micros> now_{1'000'000'000};
   Mutex mutex_;
   CondVar ended_;

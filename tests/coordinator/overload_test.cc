@@ -1,0 +1,160 @@
+// More than the workers can take: who is refused, and when to come back.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <future>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/rpc_status.h"
+#include "coordinator/stream/work_pool.h"
+#include "tests/coordinator/stream_fixture.h"
+
+namespace quire {
+namespace {
+
+using testing::HasSubstr;
+
+class OverloadTest : public RequestStreamTest {
+ protected:
+  PreparedRequest Of(const std::string& tenant, uint32_t max_new_tokens) {
+    PreparedRequest request = Prepared(max_new_tokens);
+    request.tenant = tenant;
+    return request;
+  }
+  // Waits until the worker says that so many sequences wait there.
+  void WaitForWaiting(uint32_t count) {
+    while (coordinator_.registry().Views()[0].load.waiting() != count) coordinator_.WaitForTick();
+  }
+  v1::GenerateRequest Ask(const std::string& tenant) {
+    v1::GenerateRequest request;
+    request.set_tenant(tenant);
+    return request;
+  }
+};
+
+TEST_F(OverloadTest, ATenantThatFillsItsPartOfTheQueueLeavesRoomForAnother) {
+  StartWorker("a:1", {.max_num_seqs = 1, .max_queue = 10, .step_micros = 2'000});
+  Run running = Start("running", Of("greedy", 500));
+  running.client->WaitForTokens(1);
+  std::vector<Run> greedy;
+  for (int i = 0; i < 8; ++i) {
+    greedy.push_back(Start("g" + std::to_string(i), Of("greedy", 2)));
+  }
+  // Whether the coordinator has heard already that it holds more than its share or not.
+  Run refused = Start("g8", Of("greedy", 2));
+  const absl::Status status = refused.client->WaitForEnd();
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_GE(RetryDelayOf(status).value_or(0), RetrySchedule::kLeastMs);
+  Run modest = Start("m", Of("modest", 2));
+  WaitForWaiting(9);
+
+  // Known without a prompt now.
+  const absl::Status known = coordinator_.placer().CheckRoom(Ask("greedy"));
+  EXPECT_TRUE(absl::IsResourceExhausted(known)) << known;
+  EXPECT_TRUE(RetryDelayOf(known).has_value());
+  EXPECT_TRUE(coordinator_.placer().CheckRoom(Ask("modest")).ok());
+  v1::GenerateRequest other_engine = Ask("greedy");
+  other_engine.set_engine(v1::BASELINE);
+  EXPECT_TRUE(coordinator_.placer().CheckRoom(other_engine).ok());
+  v1::GenerateRequest many = Ask("modest");
+  many.mutable_sampling()->set_n(8);
+  EXPECT_FALSE(coordinator_.placer().CheckRoom(many).ok());
+
+  // The tenant that had least goes first, though it came last.
+  running.stream->Cancel();
+  EXPECT_TRUE(modest.client->WaitForEnd().ok());
+  EXPECT_EQ(modest.client->tokens(), Expected(2));
+  for (Run& run : greedy) EXPECT_TRUE(run.client->WaitForEnd().ok());
+  ExpectIdle("a:1");
+  EXPECT_TRUE(coordinator_.placer().CheckRoom(Ask("greedy")).ok());
+}
+
+TEST_F(OverloadTest, NothingIsAskedWhileNobodyWasRefused) {
+  StartWorker("a:1", {.max_num_seqs = 1, .max_queue = 1, .step_micros = 2'000});
+  Run first = Start("r1", Prepared(500));
+  Run second = Start("r2", Prepared(500));
+  WaitForWaiting(1);
+  EXPECT_TRUE(coordinator_.placer().CheckRoom({}).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(Start("r3", Prepared(5)).client->WaitForEnd()));
+  EXPECT_TRUE(absl::IsResourceExhausted(coordinator_.placer().CheckRoom({})));
+}
+
+TEST_F(OverloadTest, TheDelayFollowsFromTheRateAtWhichRequestsEnd) {
+  StartWorker("a:1", {.max_num_seqs = 1, .max_queue = 4, .step_micros = 20'000});
+  // Each takes 0.1 s at least.
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_TRUE(Start("r" + std::to_string(i), Prepared(5)).client->WaitForEnd().ok());
+  }
+  std::vector<Run> runs;
+  std::vector<uint32_t> delays;
+  for (int i = 0; i < 9; ++i) {
+    runs.push_back(Start("s" + std::to_string(i), Prepared(200)));
+    if (i < 5) continue;
+    const absl::Status status = runs.back().client->WaitForEnd();
+    ASSERT_TRUE(absl::IsResourceExhausted(status)) << status;
+    delays.push_back(RetryDelayOf(status).value_or(0));
+  }
+  // Each is told a later place than the one before.
+  EXPECT_GE(delays[0], 90u);
+  for (size_t i = 1; i < delays.size(); ++i) EXPECT_GT(delays[i], delays[i - 1] + 50);
+}
+
+TEST_F(OverloadTest, QueueTimeoutHoldsBeforeAWorkerIsChosen) {
+  StartWorker("a:1");
+  Run run = Attach("r");  // as if its prompt waited to be tokenized
+  run.stream->LimitQueueing(1);
+  const absl::Status status = run.client->WaitForEnd();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_THAT(status.message(), HasSubstr("queue_timeout_ms passed after"));
+  EXPECT_THAT(status.message(), HasSubstr("coordinator's queue, 0 tokens out"));
+  run.stream->Begin(Prepared(5));  // comes too late
+  ExpectIdle("a:1");
+}
+
+TEST_F(OverloadTest, QueueTimeoutHoldsWhileARequestWaitsForAnotherWorker) {
+  StartWorker("a:1", {.max_num_seqs = 1, .step_micros = 2'000});
+  Run running = Start("running", Prepared(500));
+  running.client->WaitForTokens(1);
+  Run queued = Attach("queued");
+  queued.stream->LimitQueueing(300);
+  queued.stream->Begin(Prepared(5));
+  network_.Kill("a:1");
+  const absl::Status status = queued.client->WaitForEnd();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  running.stream->Cancel();
+}
+
+TEST_F(OverloadTest, QueueTimeoutDoesNotEndWhatRuns) {
+  StartWorker("a:1", {.step_micros = 2'000});
+  Run run = Attach("r");
+  run.stream->LimitQueueing(30'000);
+  run.stream->Begin(Prepared(20));
+  EXPECT_TRUE(run.client->WaitForEnd().ok());
+  Run late = Attach("late");
+  late.stream->Begin(Prepared(200));
+  late.client->WaitForTokens(1);
+  late.stream->LimitQueueing(1);
+  EXPECT_TRUE(late.client->WaitForEnd().ok());
+}
+
+TEST(WorkPoolTest, WhoIsRefusedIsToldWhenToComeBack) {
+  WorkPool pool(1, 2);
+  std::promise<void> open;
+  std::promise<void> runs;
+  ASSERT_TRUE(pool.Post([&] {
+    runs.set_value();
+    open.get_future().wait();
+  }));
+  runs.get_future().wait();
+  ASSERT_TRUE(pool.Post([] {}));
+  ASSERT_TRUE(pool.Post([] {}));
+  EXPECT_FALSE(pool.Post([] {}));
+  EXPECT_GE(pool.RetryAfterMs(), RetrySchedule::kLeastMs);
+  open.set_value();
+}
+
+}  // namespace
+}  // namespace quire
