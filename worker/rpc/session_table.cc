@@ -188,13 +188,17 @@ void SessionTable::HandleSubmit(const Connection& connection, const worker::v1::
     }
     choice.finished = i < converted->choice_finished.size() && converted->choice_finished[i];
   }
-  if (absl::Status status = inbox_->PostSubmit(*std::move(converted)); !status.ok()) {
-    return Reject(*session, submit.key(), submit.attempt(), status);
-  }
+  const auto num_sequences =
+      static_cast<uint32_t>(std::count_if(request->choices.begin(), request->choices.end(),
+                                          [](const Choice& choice) { return !choice.finished; }));
+  absl::Status status = CheckShare(*session, num_sequences);
+  if (status.ok()) status = inbox_->PostSubmit(*std::move(converted));
+  if (!status.ok()) return Reject(*session, submit.key(), submit.attempt(), status);
   if (!submit.request_id().empty()) {
     by_request_id_[submit.request_id()] = {session->number, submit.key()};
   }
   session->requests[submit.key()] = std::move(request);
+  session->num_sequences += num_sequences;
   ++num_requests_;
 }
 
@@ -315,6 +319,22 @@ void SessionTable::Reject(Session& session, uint64_t key, uint32_t attempt,
   Send(session, std::move(event));
 }
 
+absl::Status SessionTable::CheckShare(const Session& session, uint32_t num_sequences) const {
+  const uint64_t capacity = uint64_t{info_.limits().max_num_seqs()} + info_.limits().max_queue();
+  uint64_t num_connected = 0;
+  uint64_t held = num_sequences;
+  for (const auto& [number, other] : sessions_) {
+    num_connected += other->sink != nullptr ? 1 : 0;
+    held += other->num_sequences;
+  }
+  if (num_connected < 2 || capacity == 0) return absl::OkStatus();
+  const uint64_t own = uint64_t{session.num_sequences} + num_sequences;
+  if (own * num_connected <= capacity || held <= capacity - capacity / 4) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("this coordinator has ", session.num_sequences, " of the ", capacity,
+                   " sequences that the worker takes, and ", num_connected, " share them"));
+}
+
 void SessionTable::Adopt(Session& session, Request* request,
                          const std::vector<uint32_t>& next_index) {
   request->orphaned_at.reset();
@@ -375,7 +395,7 @@ void SessionTable::OnOutput(EngineOutput& output) {
     Request* request = Find(finish.key, finish.attempt);
     if (request == nullptr) continue;
     Choice& choice = request->choices[finish.choice];
-    choice.finished = true;
+    if (!std::exchange(choice.finished, true)) --sessions_.at(finish.key.session)->num_sequences;
     choice.finish = ToProto(finish);
     choice.finish->set_attempt(request->attempt);
     if (!request->orphaned_at.has_value()) {
@@ -436,6 +456,7 @@ void SessionTable::Drop(Session& session, Request* request, const absl::Status& 
     Choice& choice = request->choices[i];
     if (choice.finished) continue;
     choice.finished = true;
+    --session.num_sequences;
     worker::v1::Finish& finish = choice.finish.emplace();
     finish.set_key(request->key);
     finish.set_attempt(request->attempt);

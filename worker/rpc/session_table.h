@@ -28,6 +28,10 @@ namespace quire {
 // cancelled; a Cancel of one that was not reclaimed ends it without an answer. The engine never
 // waits here: a connection whose outbox is full counts as lost.
 //
+// Coordinators share what the worker takes, `info.limits`. While several are connected each has an
+// equal share. One that has its share may use what others leave, but of the last quarter it gets
+// nothing: there is always room for those that have less.
+//
 // Thread safe. Calls from the engine's thread (EngineListener) and from connections may interleave.
 class SessionTable final : public EngineListener {
  public:
@@ -122,6 +126,7 @@ class SessionTable final : public EngineListener {
     std::shared_ptr<Sink> sink;  // null while no connection carries it
     uint64_t connection = 0;     // which one, to tell a late word of an earlier one
     absl::flat_hash_map<uint64_t, std::unique_ptr<Request>> requests;
+    uint32_t num_sequences = 0;        // choices of its requests that have not ended
     worker::v1::SessionEvent pending;  // of the output being sorted
     bool has_pending = false;
   };
@@ -145,6 +150,10 @@ class SessionTable final : public EngineListener {
   void SendLoad() QUIRE_REQUIRES(mutex_);
   void Lose(Session& session) QUIRE_REQUIRES(mutex_);
   void Reject(Session& session, uint64_t key, uint32_t attempt, const absl::Status& status)
+      QUIRE_REQUIRES(mutex_);
+  // RESOURCE_EXHAUSTED: so many sequences more are beyond the share of the session's coordinator,
+  // and what is left is for others.
+  absl::Status CheckShare(const Session& session, uint32_t num_sequences) const
       QUIRE_REQUIRES(mutex_);
   // Gives an orphan to the session's connection, with its tokens from next_index on, one entry a
   // choice.
