@@ -15,6 +15,7 @@ namespace quire {
 struct WorkerFlags : ServerFlags {
   EngineSettings engine;
   std::vector<std::string> join;
+  uint32_t etcd_lease_ttl_s = 10;
   std::string worker_name;
   std::string advertise_address;
   std::string served_model_name;

@@ -240,11 +240,14 @@ class InProcessNetwork {
 // A coordinator without gRPC.
 class InProcessCoordinator {
  public:
-  explicit InProcessCoordinator(InProcessNetwork* network, size_t max_live = 1000)
+  explicit InProcessCoordinator(InProcessNetwork* network, size_t max_live = 1000,
+                                int64_t forget_micros = WorkerRegistry::kForgetMicros)
       : pool_(1, 100),
         catalog_(ServedModel::Options{}),
-        registry_({"c", &timers_, &pool_, &catalog_, nullptr},
-                  [network](const std::string& address) { return network->Connect(address); }),
+        registry_(
+            {"c", &timers_, &pool_, &catalog_, nullptr},
+            [network](const std::string& address) { return network->Connect(address); },
+            forget_micros),
         placer_(&registry_),
         streams_(max_live) {}
   ~InProcessCoordinator() { streams_.EndAll(absl::UnavailableError("the test is over")); }
