@@ -207,9 +207,16 @@ class InProcessNetwork {
     auto stream = std::make_unique<Stream>(
         std::move(handler), [&](auto sink) { return worker->table().Connect(std::move(sink)); });
     auto sink = stream->client_sink();
-    MutexLock lock(mutex_);
-    stream_addresses_.emplace_back(address, streams_.size());
-    streams_.push_back(std::move(stream));
+    {
+      MutexLock lock(mutex_);
+      const auto found = workers_.find(address);
+      if (found != workers_.end() && found->second == worker) {
+        stream_addresses_.emplace_back(address, streams_.size());
+        streams_.push_back(std::move(stream));
+      }
+    }
+    // Killed or replaced meanwhile: Kill did not see the stream, which must not outlive its worker.
+    stream.reset();
     return sink;
   }
 
