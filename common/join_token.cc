@@ -7,6 +7,8 @@
 #include <utility>
 
 #include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "common/sha256.h"
@@ -36,6 +38,14 @@ absl::StatusOr<std::string> ReadJoinToken(const std::string& path) {
     return error("only printable ASCII characters are allowed");
   }
   return token;
+}
+
+std::string JoinMac(const std::string& token, absl::string_view bytes) {
+  std::string mac(32, '\0');
+  HMAC(EVP_sha256(), token.data(), static_cast<int>(token.size()),
+       reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(),
+       reinterpret_cast<unsigned char*>(mac.data()), nullptr);
+  return mac;
 }
 
 bool SameSecret(absl::string_view a, absl::string_view b) {

@@ -20,6 +20,9 @@ inline constexpr size_t kMaxJoinTokenBytes = 1024;
 // nothing of it.
 absl::StatusOr<std::string> ReadJoinToken(const std::string& path);
 
+// Shows who knows the token that the bytes are his: HMAC-SHA256 (RFC 2104), 32 bytes.
+std::string JoinMac(const std::string& token, absl::string_view bytes);
+
 // Whether two secrets are the same, in a time that tells nothing of either.
 bool SameSecret(absl::string_view a, absl::string_view b);
 

@@ -17,10 +17,12 @@ void DeclareServerFlags(FlagSet& flags, ServerFlags* f) {
   flags.Add("tls-ca", &f->tls.ca, "PEM file of the authorities whose certificates are trusted");
   flags.Add("join-token-file", &f->join_token_file,
             "File of the secret that workers show to join a coordinator; the same for both");
+  DeclareEtcdFlags(flags, &f->etcd);
 }
 
 absl::Status CheckServerFlags(const ServerFlags& f) {
   if (absl::Status status = CheckTlsFiles(f.tls); !status.ok()) return status;
+  if (absl::Status s = CheckEtcdFlags(f.etcd, f.tls.given(), f.insecure); !s.ok()) return s;
   const Address listen{f.host, f.port};
   if (!f.tls.given()) return CheckListenAddress(listen, f.insecure);
   if (f.metrics_port != 0 && !listen.is_loopback() && !f.insecure) {

@@ -5,12 +5,14 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "common/etcd/etcd_flags.h"
 #include "common/flags.h"
 #include "common/tls_files.h"
 
 namespace quire {
 
-// Where a server listens, and what secures it: the settings that coordinator and worker share.
+// Where a server listens, what secures it, and how it finds its peers: the settings that
+// coordinator and worker share.
 struct ServerFlags {
   std::string host = "127.0.0.1";
   uint16_t port = 0;
@@ -18,12 +20,13 @@ struct ServerFlags {
   bool insecure = false;
   TlsFiles tls;
   std::string join_token_file;  // empty: no token
+  EtcdFlags etcd;
 };
 
 void DeclareServerFlags(FlagSet& flags, ServerFlags* f);
 
 // Refuses TLS files that cannot be used, and to listen without TLS where other machines could
-// connect, unless --insecure was given. The error names the flag.
+// connect, unless --insecure was given; and what CheckEtcdFlags refuses. The error names the flag.
 absl::Status CheckServerFlags(const ServerFlags& f);
 
 }  // namespace quire

@@ -19,6 +19,7 @@
 #include "common/address.h"
 #include "common/clock.h"
 #include "common/credentials.h"
+#include "common/etcd/etcd_client.h"
 #include "common/join_token.h"
 #include "common/keepalive.h"
 #include "common/logging.h"
@@ -29,6 +30,7 @@
 #include "common/signals.h"
 #include "common/ticker.h"
 #include "coordinator/metrics.h"
+#include "coordinator/registry/etcd_registry.h"
 #include "coordinator/registry/placer.h"
 #include "coordinator/registry/registry_service.h"
 #include "coordinator/registry/worker_registry.h"
@@ -204,9 +206,17 @@ int Run(int argc, char** argv) {
   }
 
   for (const std::string& worker : flags.workers) registry.AddStatic(worker);
+  std::unique_ptr<EtcdClient> etcd;
+  std::unique_ptr<EtcdRegistry> etcd_registry;
+  if (!flags.etcd.endpoints.empty()) {
+    etcd = std::make_unique<EtcdClient>(flags.etcd.endpoints, credentials.channel());
+    etcd_registry = std::make_unique<EtcdRegistry>(
+        etcd.get(), &registry, EtcdRegistry::Options{flags.etcd.prefix, join_token, SteadyMicros});
+  }
   HealthReporter health(server->GetHealthCheckService());
   auto ticker = std::make_unique<Ticker>(kTickMicros, [&] {
     registry.Tick();
+    if (etcd_registry != nullptr) etcd_registry->Tick();
     health.Update(registry.Views());
     coordinator_metrics.SetRunning(streams.num_live());
   });
@@ -236,6 +246,7 @@ int Run(int argc, char** argv) {
   }
   // What may still call into a part ends before it.
   ticker.reset();
+  if (etcd_registry != nullptr) etcd_registry->Stop();
   registry_service.CloseJoins();
   // Clients that read slowly get what is left of the time to take what was generated.
   const auto left =

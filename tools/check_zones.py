@@ -13,7 +13,7 @@ import sys
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')
 TORCH = re.compile(r"^(torch|ATen|c10)/")
-RPC = re.compile(r"^(grpc|grpcpp|google|quire)/|\.pb\.h$")
+RPC = re.compile(r"^(grpc|grpcpp|google|quire|etcd)/|\.pb\.h$")
 WORLD = re.compile(
     r"^(thread|mutex|shared_mutex|condition_variable|future|chrono|random|fstream|iostream|filesystem|ctime|time\.h"
     r"|unistd\.h|sys/.*|pthread\.h|absl/(synchronization|random|flags|debugging)/.*|absl/time/.*)$"

@@ -23,6 +23,7 @@
 #include "common/address.h"
 #include "common/clock.h"
 #include "common/credentials.h"
+#include "common/etcd/etcd_client.h"
 #include "common/flags.h"
 #include "common/join_token.h"
 #include "common/keepalive.h"
@@ -37,6 +38,7 @@
 #include "worker/engine_factory.h"
 #include "worker/model/range_table.h"
 #include "worker/model/weights.h"
+#include "worker/rpc/etcd_announcer.h"
 #include "worker/rpc/join_client.h"
 #include "worker/rpc/model_files.h"
 #include "worker/rpc/session_table.h"
@@ -266,8 +268,17 @@ int Run(int argc, char** argv) {
     joins.push_back(
         std::make_unique<JoinClient>(coordinator, announcement, credentials.channel(), join_token));
   }
+  std::unique_ptr<EtcdClient> etcd;
+  std::unique_ptr<EtcdAnnouncer> announcer;
+  if (!flags.etcd.endpoints.empty()) {
+    etcd = std::make_unique<EtcdClient>(flags.etcd.endpoints, credentials.channel());
+    announcer = std::make_unique<EtcdAnnouncer>(
+        etcd.get(), EtcdAnnouncer::Options{flags.etcd.prefix, announcement, flags.etcd_lease_ttl_s,
+                                           join_token, SteadyMicros});
+  }
   auto ticker = std::make_unique<Ticker>(kTickMicros, [&] {
     table.Tick();
+    if (announcer != nullptr) announcer->Tick();
     const worker::v1::Load load = table.load();
     for (const auto& join : joins) join->Tick(load, load.draining());
   });
@@ -300,6 +311,7 @@ int Run(int argc, char** argv) {
   LogInfo(drained ? "drained: no request is left" : "drain timeout: ended what was left");
   ticker.reset();
   for (const auto& join : joins) join->Stop();
+  if (announcer != nullptr) announcer->Stop();
   table.CloseConnections();
   server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
   loop.Stop();

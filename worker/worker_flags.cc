@@ -12,6 +12,11 @@ constexpr double kMaxNumSeqs = 1 << 16;
 constexpr double kMaxQueue = 1 << 20;
 constexpr double kMaxRanks = 64;
 constexpr double kMaxAgingMs = 86'400'000;
+// etcd grants no less than twice the time that its members take to elect a leader.
+constexpr double kMinLeaseSeconds = 2;
+constexpr double kMaxLeaseSeconds = 3600;
+// Coordinators leave longer keys unread.
+constexpr size_t kMaxEtcdNameBytes = 256;
 constexpr double kMaxSeconds = 365 * 86'400;
 
 absl::Status CheckAddress(const char* flag, const std::string& text) {
@@ -70,6 +75,10 @@ void DeclareFlags(FlagSet& flags, WorkerFlags* f) {
       ->group("");
   DeclareServerFlags(flags, f);
   flags.Add("join", &f->join, "HOST:PORT of a coordinator to announce this worker to; repeats");
+  flags
+      .Add("etcd-lease-ttl", &f->etcd_lease_ttl_s,
+           "Seconds that the announcement in etcd outlives this worker, or its way to etcd")
+      ->check(NumberFrom(kMinLeaseSeconds, kMaxLeaseSeconds));
   flags.Add("worker-name", &f->worker_name, "Name in GetLoad; default: the advertised address");
   flags.Add("advertise-address", &f->advertise_address,
             "HOST:PORT where coordinators reach this worker; default: where it listens");
@@ -118,14 +127,20 @@ absl::Status CheckFlags(const WorkerFlags& flags) {
           "give --tls-cert, --tls-key and --tls-ca, or --insecure to allow it"));
     }
   }
+  if (!flags.etcd.endpoints.empty() && flags.worker_name.size() > kMaxEtcdNameBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("--worker-name has ", flags.worker_name.size(),
+                                                   " bytes: with --etcd-endpoints ",
+                                                   kMaxEtcdNameBytes, " are allowed"));
+  }
   if (!flags.advertise_address.empty()) {
     return CheckAddress("advertise-address", flags.advertise_address);
   }
-  if (!flags.join.empty() && (flags.host == "0.0.0.0" || flags.host == "::")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--host ", flags.host,
-                     " with --join needs --advertise-address: the HOST:PORT where "
-                     "coordinators reach this worker"));
+  const bool announces = !flags.join.empty() || !flags.etcd.endpoints.empty();
+  if (announces && (flags.host == "0.0.0.0" || flags.host == "::")) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--host ", flags.host, " with ", flags.join.empty() ? "--etcd-endpoints" : "--join",
+        " needs --advertise-address: the HOST:PORT where "
+        "coordinators reach this worker"));
   }
   return absl::OkStatus();
 }

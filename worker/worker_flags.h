@@ -17,6 +17,7 @@ struct WorkerFlags : ServerFlags {
   EngineSettings engine;
   std::vector<std::string> tenant_weights;  // NAME=WEIGHT; TenantWeightsOf reads them
   std::vector<std::string> join;
+  uint32_t etcd_lease_ttl_s = 10;
   std::string worker_name;
   std::string advertise_address;
   std::string served_model_name;

@@ -23,10 +23,17 @@ bool Remember(const std::string& incarnation, std::deque<std::string>* announced
   return true;
 }
 
+absl::Status AnswersElsewhere(const WorkerView& view) {
+  return absl::AlreadyExistsError(
+      absl::StrCat("another worker, ", view.info.name(), ", answers at ", view.address,
+                   ": give this one the address that coordinators reach (--advertise-address)"));
+}
+
 }  // namespace
 
-WorkerRegistry::WorkerRegistry(WorkerLink::Context context, WorkerConnectorFactory connect)
-    : context_(std::move(context)), connect_(std::move(connect)) {
+WorkerRegistry::WorkerRegistry(WorkerLink::Context context, WorkerConnectorFactory connect,
+                               int64_t forget_micros)
+    : context_(std::move(context)), connect_(std::move(connect)), forget_micros_(forget_micros) {
   context_.admit = [this](const WorkerLink& link, const worker::v1::Opened& opened) {
     return Admit(link, opened);
   };
@@ -48,13 +55,25 @@ std::shared_ptr<WorkerLink> WorkerRegistry::AddLink(const std::string& address, 
   return entry.link;
 }
 
+WorkerRegistry::Entry* WorkerRegistry::FindAddress(const std::string& address) {
+  for (auto& [number, entry] : workers_) {
+    if (entry.link->address() == address) return &entry;
+  }
+  return nullptr;
+}
+
+absl::Status WorkerRegistry::CheckRoom() const {
+  if (workers_.size() < kMaxWorkers) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the coordinator knows ", workers_.size(), " workers and takes no more"));
+}
+
 void WorkerRegistry::AddStatic(const std::string& address) {
   std::shared_ptr<WorkerLink> link;
   {
     MutexLock lock(mutex_);
-    for (auto& [number, entry] : workers_) {
-      if (entry.link->address() != address) continue;
-      entry.is_static = true;
+    if (Entry* entry = FindAddress(address); entry != nullptr) {
+      entry->is_static = true;
       return;
     }
     link = AddLink(address, /*is_static=*/true);
@@ -70,16 +89,11 @@ absl::Status WorkerRegistry::Join(const std::string& address, const std::string&
   bool is_first_word = false;
   {
     MutexLock lock(mutex_);
-    for (auto& [number, entry] : workers_) {
-      if (entry.link->address() != address) continue;
-      known = entry.link;
-      is_first_word = Remember(incarnation, &entry.announced);
-    }
-    if (known == nullptr) {
-      if (workers_.size() >= kMaxWorkers) {
-        return absl::ResourceExhaustedError(
-            absl::StrCat("the coordinator knows ", workers_.size(), " workers and takes no more"));
-      }
+    if (Entry* entry = FindAddress(address); entry != nullptr) {
+      known = entry->link;
+      is_first_word = Remember(incarnation, &entry->announced);
+    } else {
+      if (absl::Status status = CheckRoom(); !status.ok()) return status;
       added = AddLink(address, /*is_static=*/false);
       Remember(incarnation, &workers_[added->number()].announced);
     }
@@ -98,9 +112,48 @@ absl::Status WorkerRegistry::Join(const std::string& address, const std::string&
   }
   // A new session found another process there: the announcement is of an address that is not its
   // own.
-  return absl::AlreadyExistsError(
-      absl::StrCat("another worker, ", view.info.name(), ", answers at ", address,
-                   ": give this one the address that coordinators reach (--advertise-address)"));
+  return AnswersElsewhere(view);
+}
+
+absl::Status WorkerRegistry::List(const std::string& address, const std::string& incarnation,
+                                  const worker::v1::WorkerInfo& info) {
+  if (absl::Status status = CheckNotReplaced(info.name(), incarnation); !status.ok()) return status;
+  std::shared_ptr<WorkerLink> known;
+  std::shared_ptr<WorkerLink> added;
+  {
+    MutexLock lock(mutex_);
+    Entry* entry = FindAddress(address);
+    if (entry != nullptr) {
+      known = entry->link;
+    } else {
+      if (absl::Status status = CheckRoom(); !status.ok()) return status;
+      added = AddLink(address, /*is_static=*/false);
+      entry = &workers_[added->number()];
+    }
+    entry->is_listed = true;
+  }
+  if (added != nullptr) {
+    LogInfo(absl::StrCat("worker ", info.name(), " at ", address, " is listed"));
+    added->Start();
+    return absl::OkStatus();
+  }
+  const WorkerView view = known->View();
+  if (!IsConnected(view) || view.incarnation == incarnation) return absl::OkStatus();
+  if (view.state != v1::WorkerLoad::SUSPECT) return AnswersElsewhere(view);
+  // The connection may be that of a process which ended without a word.
+  bool is_first_word = false;
+  {
+    MutexLock lock(mutex_);
+    Entry* entry = FindAddress(address);
+    is_first_word = entry != nullptr && Remember(incarnation, &entry->announced);
+  }
+  if (is_first_word) known->Restart("the worker was restarted");
+  return absl::OkStatus();
+}
+
+void WorkerRegistry::Unlist(const std::string& address) {
+  MutexLock lock(mutex_);
+  if (Entry* entry = FindAddress(address); entry != nullptr) entry->is_listed = false;
 }
 
 absl::Status WorkerRegistry::Admit(const WorkerLink& link, const worker::v1::Opened& opened) {
@@ -185,7 +238,8 @@ void WorkerRegistry::Tick() {
       const auto found = workers_.find(link->number());
       if (found == workers_.end()) continue;
       if (!gone) found->second.last_alive = now;
-      forget = !found->second.is_static && now - found->second.last_alive > kForgetMicros;
+      const Entry& entry = found->second;
+      forget = !entry.is_static && !entry.is_listed && now - entry.last_alive > forget_micros_;
       if (forget) workers_.erase(found);
     }
     if (forget) link->Shutdown(absl::UnavailableError("gone for too long"));

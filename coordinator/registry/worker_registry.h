@@ -15,12 +15,14 @@
 namespace quire {
 
 // The workers that a coordinator knows, with a link to each. They come from the command line
-// (static) or announce themselves (joined); what a worker says of itself in its session counts, so
-// the two are equal from then on. Thread safe.
+// (static), announce themselves (joined), or are in a list that others keep (listed: etcd's); what
+// a worker says of itself in its session counts, so they are equal from then on. Thread safe.
 //
 // A name belongs to one process: a new incarnation under a name takes it over at once, from
-// whatever address, and the one that it replaces is refused from then on. A joined worker that has
-// been gone for kForgetMicros is forgotten; static ones never are.
+// whatever address, and the one that it replaces is refused from then on. A list may be old or
+// wrong, so there a name is taken only when the worker's own session has opened.
+//
+// A worker that has been gone for kForgetMicros is forgotten, unless it is static or still listed.
 class WorkerRegistry {
  public:
   static constexpr int64_t kForgetMicros = 600'000'000;
@@ -28,7 +30,8 @@ class WorkerRegistry {
   static constexpr size_t kMaxAnnounced = 64;
 
   // `context.admit` is set here.
-  WorkerRegistry(WorkerLink::Context context, WorkerConnectorFactory connect);
+  WorkerRegistry(WorkerLink::Context context, WorkerConnectorFactory connect,
+                 int64_t forget_micros = kForgetMicros);
   ~WorkerRegistry() { Shutdown(); }
 
   // A worker that shall be there. REQUIRES: the address is valid.
@@ -38,6 +41,14 @@ class WorkerRegistry {
   // a newer process has its name.
   absl::Status Join(const std::string& address, const std::string& incarnation,
                     const worker::v1::WorkerInfo& info);
+
+  // A list names a worker. Connects to it if it is unknown; one that answers is left alone,
+  // whatever the list says. Errors are Join's.
+  absl::Status List(const std::string& address, const std::string& incarnation,
+                    const worker::v1::WorkerInfo& info);
+  // The list does not name it any more. That makes it a suspect at most: whether it is there is for
+  // its session to say, and it is forgotten when that is gone as well.
+  void Unlist(const std::string& address);
 
   // Every worker, in the order in which they came.
   std::vector<WorkerView> Views() const;
@@ -54,6 +65,7 @@ class WorkerRegistry {
   struct Entry {
     std::shared_ptr<WorkerLink> link;
     bool is_static = false;
+    bool is_listed = false;
     int64_t last_alive = 0;
     // Incarnations that announced this address: each may restart the session once. At most
     // kMaxAnnounced, latest last.
@@ -62,6 +74,9 @@ class WorkerRegistry {
 
   std::shared_ptr<WorkerLink> AddLink(const std::string& address, bool is_static)
       QUIRE_REQUIRES(mutex_);
+  // Null: there is none.
+  Entry* FindAddress(const std::string& address) QUIRE_REQUIRES(mutex_);
+  absl::Status CheckRoom() const QUIRE_REQUIRES(mutex_);
   absl::Status Admit(const WorkerLink& link, const worker::v1::Opened& opened);
   std::vector<std::shared_ptr<WorkerLink>> Links() const;
   absl::Status CheckNotReplaced(const std::string& name, const std::string& incarnation) const;
@@ -70,6 +85,7 @@ class WorkerRegistry {
 
   WorkerLink::Context context_;
   const WorkerConnectorFactory connect_;
+  const int64_t forget_micros_;
   mutable Mutex mutex_;
   std::map<WorkerNumber, Entry> workers_ QUIRE_GUARDED_BY(mutex_);
   WorkerNumber next_number_ QUIRE_GUARDED_BY(mutex_) = 1;

@@ -207,9 +207,16 @@ class InProcessNetwork {
     auto stream = std::make_unique<Stream>(
         std::move(handler), [&](auto sink) { return worker->table().Connect(std::move(sink)); });
     auto sink = stream->client_sink();
-    MutexLock lock(mutex_);
-    stream_addresses_.emplace_back(address, streams_.size());
-    streams_.push_back(std::move(stream));
+    {
+      MutexLock lock(mutex_);
+      const auto found = workers_.find(address);
+      if (found != workers_.end() && found->second == worker) {
+        stream_addresses_.emplace_back(address, streams_.size());
+        streams_.push_back(std::move(stream));
+      }
+    }
+    // Killed or replaced meanwhile: Kill did not see the stream, which must not outlive its worker.
+    stream.reset();
     return sink;
   }
 
@@ -240,11 +247,14 @@ class InProcessNetwork {
 // A coordinator without gRPC.
 class InProcessCoordinator {
  public:
-  explicit InProcessCoordinator(InProcessNetwork* network, size_t max_live = 1000)
+  explicit InProcessCoordinator(InProcessNetwork* network, size_t max_live = 1000,
+                                int64_t forget_micros = WorkerRegistry::kForgetMicros)
       : pool_(1, 100),
         catalog_(ServedModel::Options{}),
-        registry_({"c", &timers_, &pool_, &catalog_, nullptr},
-                  [network](const std::string& address) { return network->Connect(address); }),
+        registry_(
+            {"c", &timers_, &pool_, &catalog_, nullptr},
+            [network](const std::string& address) { return network->Connect(address); },
+            forget_micros),
         placer_(&registry_),
         streams_(max_live) {}
   ~InProcessCoordinator() { streams_.EndAll(absl::UnavailableError("the test is over")); }

@@ -71,6 +71,11 @@ class FlagsTest(unittest.TestCase):
                 (["--drain-timeout", "nan"], ["--drain-timeout"]),
                 (["--drain-timeout", "1e300"], ["--drain-timeout"]),
                 (["--host", "0.0.0.0"], ["--insecure"]),
+                (["--etcd-endpoints", "127.0.0.1:2379,nowhere"], ["--etcd-endpoints", "nowhere"]),
+                (["--etcd-endpoints", "127.0.0.1:0"], ["--etcd-endpoints", "port 0"]),
+                (["--etcd-endpoints", "10.0.0.1:2379"], ["--etcd-endpoints 10.0.0.1:2379", "--insecure"]),
+                (["--etcd-prefix", "quire"], ["--etcd-prefix", "quire"]),
+                (["--etcd-prefix", "/quire/"], ["--etcd-prefix", "/quire/"]),
         ):
             with self.subTest(flags=flags):
                 self.assert_refused(run("quire-coordinator", "--port", 0, *flags), *words)
@@ -83,6 +88,10 @@ class FlagsTest(unittest.TestCase):
                 (["--max-model-len", 4096], ["--max-model-len", "2048"]),
                 (["--join", "nowhere"], ["nowhere"]),
                 (["--host", "0.0.0.0"], ["--insecure"]),
+                (["--etcd-lease-ttl", 1], ["--etcd-lease-ttl", "2 to 3600"]),
+                (["--host", "0.0.0.0", "--insecure", "--etcd-endpoints", "127.0.0.1:2379"],
+                 ["--etcd-endpoints", "--advertise-address"]),
+                (["--etcd-endpoints", "127.0.0.1:2379", "--worker-name", 300 * "n"], ["--worker-name"]),
                 (["--kv-cache-memory-bytes", 1], ["--kv-cache-memory-bytes"]),
                 (["--block-size", 0], ["--block-size"]),
                 (["--tensor-parallel-size", 4], ["tensor_parallel_size 4", "num_attention_heads, 6"]),

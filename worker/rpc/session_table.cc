@@ -197,12 +197,14 @@ void SessionTable::HandleSubmit(const Connection& connection, const worker::v1::
   const auto num_sequences =
       static_cast<uint32_t>(std::count_if(request->choices.begin(), request->choices.end(),
                                           [](const Choice& choice) { return !choice.finished; }));
+  absl::Status status = CheckShare(*session, num_sequences);
   // Here, since the engine answers after its step, which may take long.
-  if (!gate_.Enter(request->tenant, num_sequences)) {
-    return Reject(*session, submit.key(), submit.attempt(),
-                  absl::ResourceExhaustedError("the worker's queue is full"));
+  if (status.ok() && !gate_.Enter(request->tenant, num_sequences)) {
+    status = absl::ResourceExhaustedError("the worker's queue is full");
   }
-  if (absl::Status status = inbox_->PostSubmit(*std::move(converted)); !status.ok()) {
+  if (!status.ok()) return Reject(*session, submit.key(), submit.attempt(), status);
+  status = inbox_->PostSubmit(*std::move(converted));
+  if (!status.ok()) {
     gate_.Leave(request->tenant, num_sequences, now);
     return Reject(*session, submit.key(), submit.attempt(), status);
   }
@@ -210,6 +212,7 @@ void SessionTable::HandleSubmit(const Connection& connection, const worker::v1::
     by_request_id_[submit.request_id()] = {session->number, submit.key()};
   }
   session->requests[submit.key()] = std::move(request);
+  session->num_sequences += num_sequences;
   ++num_requests_;
 }
 
@@ -333,6 +336,22 @@ void SessionTable::Reject(Session& session, uint64_t key, uint32_t attempt,
   Send(session, std::move(event));
 }
 
+absl::Status SessionTable::CheckShare(const Session& session, uint32_t num_sequences) const {
+  const uint64_t capacity = uint64_t{info_.limits().max_num_seqs()} + info_.limits().max_queue();
+  uint64_t num_connected = 0;
+  uint64_t held = num_sequences;
+  for (const auto& [number, other] : sessions_) {
+    num_connected += other->sink != nullptr ? 1 : 0;
+    held += other->num_sequences;
+  }
+  if (num_connected < 2 || capacity == 0) return absl::OkStatus();
+  const uint64_t own = uint64_t{session.num_sequences} + num_sequences;
+  if (own * num_connected <= capacity || held <= capacity - capacity / 4) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("this coordinator has ", session.num_sequences, " of the ", capacity,
+                   " sequences that the worker takes, and ", num_connected, " share them"));
+}
+
 void SessionTable::Adopt(Session& session, Request* request,
                          const std::vector<uint32_t>& next_index) {
   request->orphaned_at.reset();
@@ -395,7 +414,7 @@ void SessionTable::OnOutput(EngineOutput& output) {
     Choice& choice = request->choices[finish.choice];
     worker::v1::Finish proto = ToProto(finish);
     proto.set_attempt(request->attempt);
-    EndChoice(*request, &choice, std::move(proto));
+    EndChoice(sessions_.at(finish.key.session).get(), *request, &choice, std::move(proto));
     if (!request->orphaned_at.has_value()) {
       *Pending(finish.key.session).add_finishes() = *choice.finish;
     }
@@ -431,8 +450,12 @@ void SessionTable::SendPromptLogprobs(uint64_t step, const EngineOutput::Logprob
   }
 }
 
-void SessionTable::EndChoice(const Request& request, Choice* choice, worker::v1::Finish finish) {
-  if (!std::exchange(choice->finished, true)) gate_.Leave(request.tenant, 1, options_.clock());
+void SessionTable::EndChoice(Session* session, const Request& request, Choice* choice,
+                             worker::v1::Finish finish) {
+  if (!std::exchange(choice->finished, true)) {
+    --session->num_sequences;
+    gate_.Leave(request.tenant, 1, options_.clock());
+  }
   choice->finish = std::move(finish);
 }
 
@@ -468,7 +491,7 @@ void SessionTable::Drop(Session& session, Request* request, const absl::Status& 
     finish.mutable_usage()->set_prompt_tokens(request->num_prompt_tokens);
     finish.mutable_usage()->set_output_tokens(choice.next_index());
     if (ends != nullptr) *ends->add_finishes() = finish;
-    EndChoice(*request, &choice, std::move(finish));
+    EndChoice(&session, *request, &choice, std::move(finish));
   }
   EraseIfDone(session, request);
 }

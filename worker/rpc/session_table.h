@@ -29,6 +29,10 @@ namespace quire {
 // cancelled; a Cancel of one that was not reclaimed ends it without an answer. The engine never
 // waits here: a connection whose outbox is full counts as lost.
 //
+// Coordinators share what the worker takes, `info.limits`. While several are connected each has an
+// equal share. One that has its share may use what others leave, but of the last quarter it gets
+// nothing: there is always room for those that have less.
+//
 // Thread safe. Calls from the engine's thread (EngineListener) and from connections may interleave.
 class SessionTable final : public EngineListener {
  public:
@@ -126,6 +130,7 @@ class SessionTable final : public EngineListener {
     std::shared_ptr<Sink> sink;  // null while no connection carries it
     uint64_t connection = 0;     // which one, to tell a late word of an earlier one
     absl::flat_hash_map<uint64_t, std::unique_ptr<Request>> requests;
+    uint32_t num_sequences = 0;        // choices of its requests that have not ended
     worker::v1::SessionEvent pending;  // of the output being sorted
     bool has_pending = false;
   };
@@ -150,6 +155,10 @@ class SessionTable final : public EngineListener {
   void Lose(Session& session) QUIRE_REQUIRES(mutex_);
   void Reject(Session& session, uint64_t key, uint32_t attempt, const absl::Status& status)
       QUIRE_REQUIRES(mutex_);
+  // RESOURCE_EXHAUSTED: so many sequences more are beyond the share of the session's coordinator,
+  // and what is left is for others.
+  absl::Status CheckShare(const Session& session, uint32_t num_sequences) const
+      QUIRE_REQUIRES(mutex_);
   // Gives an orphan to the session's connection, with its tokens from next_index on, one entry a
   // choice.
   void Adopt(Session& session, Request* request, const std::vector<uint32_t>& next_index)
@@ -159,8 +168,8 @@ class SessionTable final : public EngineListener {
   void SendPromptLogprobs(uint64_t step, const EngineOutput::Logprobs& logprobs)
       QUIRE_REQUIRES(mutex_);
 
-  void EndChoice(const Request& request, Choice* choice, worker::v1::Finish finish)
-      QUIRE_REQUIRES(mutex_);
+  void EndChoice(Session* session, const Request& request, Choice* choice,
+                 worker::v1::Finish finish) QUIRE_REQUIRES(mutex_);
   // Forgets a request all of whose choices have ended and been told.
   void EraseIfDone(Session& session, Request* request) QUIRE_REQUIRES(mutex_);
   // Cancels a request and forgets it. `ends` gets the ends of its running choices, unless it is
