@@ -18,6 +18,7 @@ struct ServerFlags {
   bool insecure = false;
   TlsFiles tls;
   std::string join_token_file;  // empty: no token
+  std::string admin_address;    // empty: none
 };
 
 void DeclareServerFlags(FlagSet& flags, ServerFlags* f);

@@ -71,6 +71,8 @@ class FlagsTest(unittest.TestCase):
                 (["--drain-timeout", "nan"], ["--drain-timeout"]),
                 (["--drain-timeout", "1e300"], ["--drain-timeout"]),
                 (["--host", "0.0.0.0"], ["--insecure"]),
+                (["--admin-address", "nowhere"], ["--admin-address", "nowhere"]),
+                (["--admin-address", "0.0.0.0:0"], ["--admin-address", "--insecure"]),
         ):
             with self.subTest(flags=flags):
                 self.assert_refused(run("quire-coordinator", "--port", 0, *flags), *words)
@@ -83,6 +85,7 @@ class FlagsTest(unittest.TestCase):
                 (["--max-model-len", 4096], ["--max-model-len", "2048"]),
                 (["--join", "nowhere"], ["nowhere"]),
                 (["--host", "0.0.0.0"], ["--insecure"]),
+                (["--admin-address", "0.0.0.0:0"], ["--admin-address", "--insecure"]),
                 (["--kv-cache-memory-bytes", 1], ["--kv-cache-memory-bytes"]),
                 (["--block-size", 0], ["--block-size"]),
                 (["--tensor-parallel-size", 4], ["tensor_parallel_size 4", "num_attention_heads, 6"]),
@@ -111,6 +114,8 @@ class FlagsTest(unittest.TestCase):
         stage = Stage.of_test(self)
         coordinator = stage.coordinator()
         self.assert_refused(run("quire-coordinator", "--port", coordinator.port), coordinator.address)
+        self.assert_refused(run("quire-coordinator", "--port", 0, "--admin-address", coordinator.address),
+                            "--admin-address", coordinator.address)
 
     def test_a_variable_that_no_setting_has_is_named(self):
         log = Stage.of_test(self).coordinator(environment={"QUIRE_MAX_STRAEMS": "1"}).log()
