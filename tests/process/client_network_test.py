@@ -14,9 +14,10 @@ from quire_client import Client
 from service import Service
 
 NUM_TOKENS = 600  # 1.2 s at 2 ms a step
-# The client library pings after 20 s of silence and waits 10 s for the answer.
-SILENCE_NOTICED_S = 30.0
-HANG_FACTOR = 4
+# The client library pings after 20 s of silence and waits 10 s for the answer. gRPC would wait a minute for that of a ping
+# of its own.
+SILENCE_BOUND_S = 50.0
+RESUMED_BOUND_S = 20.0
 KINDS = [
     ([2, 3, 4], {"max_new_tokens": NUM_TOKENS, "temperature": 0, "ignore_eos": True}),
     ("The sea", {"max_new_tokens": NUM_TOKENS, "temperature": 1, "seed": 11, "ignore_eos": True}),
@@ -104,13 +105,13 @@ class ClientNetworkTest(unittest.TestCase):
         self.assertGreater(self.second.down.num_bytes, 0)
         gap = max(min(at for at in run.times if at > since) - since for run in runs)
         figure(f"{what}: {len(runs)} streams went on at another coordinator after", 1000 * gap, "ms")
-        self.assertLess(gap, HANG_FACTOR * within_s)
+        self.assertLess(gap, within_s)
 
     def test_connection_reset(self):
         runs = self.start()
         since = time.monotonic()
         self.assertEqual(self.first.cut(), 1)
-        self.assert_resumed("client's connection reset", runs, since, 5)
+        self.assert_resumed("client's connection reset", runs, since, RESUMED_BOUND_S)
 
     def test_connection_closed_one_way(self):
         for direction, name in ((self.first.up, "to the coordinator"), (self.first.down, "to the client")):
@@ -119,7 +120,7 @@ class ClientNetworkTest(unittest.TestCase):
                 runs = self.start()
                 since = time.monotonic()
                 self.assertEqual(self.first.half_close(direction), 1)
-                self.assert_resumed(f"client's connection closed {name}", runs, since, 5)
+                self.assert_resumed(f"client's connection closed {name}", runs, since, RESUMED_BOUND_S)
 
     def test_a_coordinator_that_cannot_be_reached(self):
         self.first.refuses = True
@@ -153,7 +154,7 @@ class ClientNetworkTest(unittest.TestCase):
         runs = self.start()
         since = time.monotonic()
         self.first.silence(self.first.up, self.first.down)
-        self.assert_resumed("client's connection silent", runs, since + 1, SILENCE_NOTICED_S)
+        self.assert_resumed("client's connection silent", runs, since + 1, SILENCE_BOUND_S)
         self.assertGreater(self.first.down.num_held, 0)
 
 
