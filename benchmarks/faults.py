@@ -11,8 +11,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "out" / "bench" / "faults.json"
-TESTS = ("migration", "resume", "drain", "rolling_restart", "network_fault", "client_network", "client_loss", "worker_loss",
-         "slow_reader", "errors", "clock_jump", "many_streams")
+TESTS = ("migration", "resume", "drain", "rolling_restart", "network_fault", "client_network", "client_loss",
+         "worker_loss", "slow_reader", "errors", "clock_jump", "many_streams")
 FIGURE = re.compile(r"^ok \d+ - (?P<what>.*): (?P<value>[\d,.]+) (?P<unit>.*?)(?: \(must: .*\))?$")
 
 
@@ -41,7 +41,8 @@ def main() -> None:
         for figures in zip(*rounds):
             what, _, unit = figures[0]
             values = sorted(value for _, value, _ in figures)
-            print(f"  {what}: {statistics.median(values):,.1f} {unit} ({values[0]:,.1f} to {values[-1]:,.1f})", flush=True)
+            spread = f"{values[0]:,.1f} to {values[-1]:,.1f}"
+            print(f"  {what}: {statistics.median(values):,.1f} {unit} ({spread})", flush=True)
             results.setdefault(test, []).append({"what": what, "unit": unit, "values": values})
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     OUTPUT.write_text(json.dumps(results, indent=2) + "\n")

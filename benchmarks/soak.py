@@ -150,7 +150,7 @@ class Nuisances:
         self.failures: list[str] = []
         self._targets, self._expected = targets, expected
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=run, args=(i,)) for i, run in enumerate((self._cancel, self._read_slowly))]
+        self._threads = [threading.Thread(target=self._cancel), threading.Thread(target=self._read_slowly)]
         for thread in self._threads:
             thread.start()
 
@@ -159,14 +159,14 @@ class Nuisances:
         for thread in self._threads:
             thread.join()
 
-    def _cancel(self, seed: int) -> None:
-        dice = random.Random(seed)
+    def _cancel(self) -> None:
+        dice = random.Random(1)
         with Client(self._targets, max_attempts=100) as client:
             while not self._stopping.wait(0.05):
                 self._run(client, dice.randrange(1, 60), pause_s=0)
                 self.num_cancelled += 1
 
-    def _read_slowly(self, _: int) -> None:
+    def _read_slowly(self) -> None:
         with Client(self._targets, max_attempts=100) as client:
             while not self._stopping.is_set():
                 self._run(client, len(self._expected), pause_s=0.02)
@@ -250,9 +250,10 @@ def soak(flags: argparse.Namespace) -> dict:
         return {
             "seconds": round(seconds, 1), "seed": flags.seed, "engine": "fake" if flags.fake else "paged, quire-tiny",
             "requests": load.count, "moved": load.moved, "cancelled": nuisances.num_cancelled,
-            "read_slowly": nuisances.num_read_slowly, "faults": dict(faults.counts), "num_faults": faults.counts.total(),
+            "read_slowly": nuisances.num_read_slowly, "faults": dict(faults.counts),
+            "num_faults": faults.counts.total(),
             "failures": load.failures + nuisances.failures,
-            "longest_pause_ms": {f"p{p}": round(1000 * load.gap_percentile(p), 1) for p in (50, 99)} if load.gaps else {},
+            "longest_pause_ms": {f"p{p}": round(1000 * load.gap_percentile(p), 1) for p in (50, 99) if load.gaps},
             "memory_slope_mb_per_hour": {name: round(slope_mb_per_hour(samples), 1)
                                          for name, samples in sampler.samples.items()},
             "open_when_idle": still_open, "held_before": before, "held_after": after,

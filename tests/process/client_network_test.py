@@ -14,8 +14,8 @@ from quire_client import Client
 from service import Service
 
 NUM_TOKENS = 600  # 1.2 s at 2 ms a step
-# The client library pings after 20 s of silence and waits 10 s for the answer. gRPC would wait a minute for that of a ping
-# of its own.
+# The client library pings after 20 s of silence and waits 10 s for the answer. gRPC would wait a minute for that of a
+# ping of its own.
 SILENCE_BOUND_S = 50.0
 RESUMED_BOUND_S = 20.0
 KINDS = [
@@ -59,8 +59,8 @@ class ClientNetworkTest(unittest.TestCase):
         stage = cls.stage = Stage.of_class(cls)
         cls.coordinators = [stage.coordinator() for _ in range(2)]
         joins = [flag for process in cls.coordinators for flag in ("--join", process.address)]
-        stage.fake_worker(stage.model("ghost", context=65536, tokenizer=True), *joins, "--num-gpu-blocks-override", 8192,
-                          "--orphan-grace", 1, step_us=2000)
+        stage.fake_worker(stage.model("ghost", context=65536, tokenizer=True), *joins, "--orphan-grace", 1,
+                          "--num-gpu-blocks-override", 8192, step_us=2000)
         cls.services = [Service(stage, process.address) for process in cls.coordinators]
         for service in cls.services:
             service.wait_ready()
@@ -145,8 +145,8 @@ class ClientNetworkTest(unittest.TestCase):
                     self.assertGreaterEqual(min(run.times[0] for run in runs) - began, 0.4)
                 if "loss" in faults:
                     self.assertGreater(self.first.down.num_stalled, stalled)
-                figure(f"client's connection with {name}: longest pause", 1000 * max(r.outcome.longest_gap() for r in runs),
-                       "ms")
+                longest = max(run.outcome.longest_gap() for run in runs)
+                figure(f"client's connection with {name}: longest pause", 1000 * longest, "ms")
                 self.first.calm()
 
     def test_silence(self):

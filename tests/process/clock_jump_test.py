@@ -33,8 +33,8 @@ class ClockJumpTest(unittest.TestCase):
         self.coordinator = stage.coordinator(environment=self.clock("coordinator"))
         model = stage.model("ghost", context=65536)
         self.workers = [
-            stage.fake_worker(model, "--join", self.coordinator.address, "--num-gpu-blocks-override", 8192, step_us=2000,
-                              environment=self.clock(f"worker {i}")) for i in range(2)]
+            stage.fake_worker(model, "--join", self.coordinator.address, "--num-gpu-blocks-override", 8192,
+                              step_us=2000, environment=self.clock(f"worker {i}")) for i in range(2)]
         self.service = Service(stage, self.coordinator.address)
         self.service.wait_ready(2)
         undisturbed = [self.service.start(self.message(i)) for i in range(NUM_STREAMS)]
@@ -81,8 +81,8 @@ class ClockJumpTest(unittest.TestCase):
         # By now every worker would have been found silent.
         since = time.monotonic()
         wait_until(lambda: self.states_are_ready() and time.monotonic() - since > SILENCE_S, "workers READY all along")
-        figure(f"{len(jumps)} jumps of the wall clock under load: 0 of {len(jumps) * NUM_STREAMS} streams moved or ended; "
-               "longest pause", 1000 * max(gaps), "ms")
+        figure(f"{len(jumps)} jumps of the wall clock under load: 0 of {len(jumps) * NUM_STREAMS} streams moved or "
+               "ended; longest pause", 1000 * max(gaps), "ms")
 
     def states_are_ready(self):
         states = [load.state for load in self.service.load()]
@@ -93,7 +93,8 @@ class ClockJumpTest(unittest.TestCase):
         for seconds in JUMPS_S:
             with self.subTest(seconds=seconds):
                 # timeout_ms, the call's deadline, and none.
-                short = [self.service.start(request(new=60000, timeout_ms=800)), self.service.start(request(new=60000), 0.8)]
+                short = [self.service.start(request(new=60000, timeout_ms=800)),
+                         self.service.start(request(new=60000), 0.8)]
                 long = self.service.start(request(new=NUM_TOKENS), 50)
                 for stream in (*short, long):
                     stream.wait_for_tokens(5)
@@ -109,12 +110,13 @@ class ClockJumpTest(unittest.TestCase):
             with self.subTest(seconds=seconds):
                 self.jump(seconds)
                 self.workers[0].kill()
-                wait_until(lambda: any(load.state == pb.WorkerLoad.DEAD for load in self.service.load()), "a worker DEAD")
+                wait_until(lambda: pb.WorkerLoad.DEAD in [load.state for load in self.service.load()], "a worker DEAD")
                 self.jump(seconds if number % 2 else -seconds)
                 self.workers[0] = self.stage.again(self.workers[0])
                 began = time.monotonic()
                 self.service.wait_ready(2)
-                figure(f"worker restarted after a jump of {seconds:,} s: READY after", 1000 * (time.monotonic() - began), "ms")
+                figure(f"worker restarted after a jump of {seconds:,} s: READY after",
+                       1000 * (time.monotonic() - began), "ms")
 
     def test_a_drain_ends_in_time(self):
         streams = [self.service.start(self.message(i)) for i in range(NUM_STREAMS)]

@@ -128,7 +128,8 @@ class Process:
     @property
     def admin_address(self) -> str:
         """Where it takes `quire drain`. It has --admin-address."""
-        return wait_until(lambda: re.search(r"admin calls are taken on (\S+:\d+)", self.log()), "the admin address").group(1)
+        said = re.compile(r"admin calls are taken on (\S+:\d+)")
+        return wait_until(lambda: said.search(self.log()), "the admin address").group(1)
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
@@ -210,8 +211,8 @@ class Process:
 
 def quire(*arguments: object) -> subprocess.CompletedProcess:
     """Runs the command line of Quire to its end."""
-    return subprocess.run([BIN / "quire", *map(str, arguments)], env=clean_environment(), capture_output=True, text=True,
-                          timeout=HANG_S)
+    return subprocess.run([BIN / "quire", *map(str, arguments)], env=clean_environment(), capture_output=True,
+                          text=True, timeout=HANG_S)
 
 
 class Stage(contextlib.ExitStack):

@@ -69,11 +69,11 @@ class RollingRestartTest(unittest.TestCase):
         total = {name: sum(report[name] for report in reports) for name in ("running", "moved", "finished", "cut")}
         self.assertGreater(long_load.moved, 0)
         self.assertEqual(total["cut"], 0)
-        figure(f"rolling restart, {rounds} rounds of 3 workers and 2 coordinators, {len(drained_s)} restarts: 0 failed, "
-               "0 changed, of", load.count + long_load.count, "requests")
+        figure(f"rolling restart, {rounds} rounds of 3 workers and 2 coordinators, {len(drained_s)} restarts: "
+               "0 failed, 0 changed, of", load.count + long_load.count, "requests")
         figure("requests that ran on, as they moved to another worker", load.moved + long_load.moved, "requests")
-        figure(f"drains by call, {len(reports)}: requests that ran {total['running']}, moved {total['moved']}, finished",
-               total["finished"], "requests")
+        figure(f"drains by call, {len(reports)}: requests that ran {total['running']}, moved {total['moved']}, "
+               "finished", total["finished"], "requests")
         figure("a process drained in at most", 1000 * max(drained_s), "ms")
         figure("longest pause of a request, p99", 1000 * load.gap_percentile(99), "ms")
         for service in services:

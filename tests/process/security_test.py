@@ -114,7 +114,8 @@ class TlsTest(SecurityTest):
         service.run(request())
 
     def test_a_drain_takes_a_certificate(self):
-        coordinator = self.stage.coordinator("--admin-address", "127.0.0.1:0", *self.authority.issue("coordinator").flags)
+        coordinator = self.stage.coordinator("--admin-address", "127.0.0.1:0",
+                                             *self.authority.issue("coordinator").flags)
         admin = coordinator.admin_address
         stranger = Authority(self.stage.folder, "theirs").issue("client")
         stranger.ca = self.authority.ca
