@@ -47,8 +47,11 @@ std::optional<DeviceSpeed> RooflineFlags::Find(const EngineFlags& flags) const {
 absl::StatusOr<bool> RooflineFlags::Attach(std::optional<DeviceSpeed> speed,
                                            const EngineFlags& flags, BenchEngine& engine,
                                            BenchReport& report) {
-  const bool is_h200 = engine.description().find("H200") != std::string::npos;
-  if (!speed.has_value() && is_h200 && flags.bytes_per_weight() == 2) speed = kH200;
+  const bool is_h200 = engine.description().find("NVIDIA H200") != std::string::npos;
+  if (!speed.has_value() && is_h200 && flags.bytes_per_weight() == 2) {
+    const double ranks = flags.settings().tensor_parallel_size;
+    speed = DeviceSpeed{kH200.read_bytes_per_s * ranks, kH200.flops_per_s * ranks};
+  }
   if (!speed.has_value()) {
     std::cerr << "no roofline: give --read-gb-per-s and --peak-tflops\n";
     return false;

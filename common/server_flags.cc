@@ -18,11 +18,23 @@ void DeclareServerFlags(FlagSet& flags, ServerFlags* f) {
   flags.Add("join-token-file", &f->join_token_file,
             "File of the secret that workers show to join a coordinator; the same for both");
   DeclareEtcdFlags(flags, &f->etcd);
+  flags.Add(
+      "admin-address", &f->admin_address,
+      "HOST:PORT for `quire drain`, port 0: a free one; unset: nobody can drain it by a call");
 }
 
 absl::Status CheckServerFlags(const ServerFlags& f) {
   if (absl::Status status = CheckTlsFiles(f.tls); !status.ok()) return status;
   if (absl::Status s = CheckEtcdFlags(f.etcd, f.tls.given(), f.insecure); !s.ok()) return s;
+  if (!f.admin_address.empty()) {
+    const absl::StatusOr<Address> admin = ParseAddress(f.admin_address);
+    const absl::Status status =
+        !admin.ok() ? admin.status()
+                    : CheckListenAddress(*admin, /*insecure=*/f.insecure || f.tls.given());
+    if (!status.ok()) {
+      return absl::Status(status.code(), absl::StrCat("--admin-address: ", status.message()));
+    }
+  }
   const Address listen{f.host, f.port};
   if (!f.tls.given()) return CheckListenAddress(listen, f.insecure);
   if (f.metrics_port != 0 && !listen.is_loopback() && !f.insecure) {

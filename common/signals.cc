@@ -22,11 +22,12 @@ void BlockTerminationSignals() {
   signal(SIGPIPE, SIG_IGN);
 }
 
-int WaitForTerminationSignal() {
+bool WaitForTerminationSignal() {
   const sigset_t set = TerminationSignals();
-  int signal_number = 0;
-  sigwait(&set, &signal_number);
-  return signal_number;
+  siginfo_t info{};
+  while (sigwaitinfo(&set, &info) < 0) {  // EINTR: another signal was handled
+  }
+  return info.si_code == SI_USER && info.si_pid == getpid();
 }
 
 void RequestTermination() { kill(getpid(), SIGTERM); }

@@ -1,6 +1,5 @@
 // quire-coordinator: takes requests from clients and schedules them onto workers.
 #include <algorithm>
-#include <chrono>
 #include <iostream>
 #include <memory>
 #include <random>
@@ -17,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/address.h"
+#include "common/admin_server.h"
 #include "common/clock.h"
 #include "common/credentials.h"
 #include "common/etcd/etcd_client.h"
@@ -28,6 +28,7 @@
 #include "common/server_flags.h"
 #include "common/server_limits.h"
 #include "common/signals.h"
+#include "common/steady_deadline.h"
 #include "common/ticker.h"
 #include "coordinator/metrics.h"
 #include "coordinator/registry/etcd_registry.h"
@@ -45,6 +46,7 @@ namespace quire {
 namespace {
 
 constexpr int64_t kTickMicros = 250'000;
+constexpr int64_t kLeastShutdownMicros = 1'000'000;  // for what clients have not read yet
 constexpr double kMaxDrainTimeoutSeconds = 86'400;
 // Calls of one connection.
 constexpr int kMaxStreamsPerConnection = 4096;
@@ -190,6 +192,14 @@ int Run(int argc, char** argv) {
   RegistryService registry_service(&registry, coordinator_id, join_token);
 
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  std::unique_ptr<AdminServer> admin;
+  if (!flags.admin_address.empty()) {
+    auto started = AdminServer::Start(*ParseAddress(flags.admin_address), credentials.server(),
+                                      RequestTermination);
+    if (!started.ok()) return Fail(started.status());
+    admin = *std::move(started);
+    LogInfo(absl::StrCat("admin calls are taken on ", admin->address()));
+  }
   grpc::EnableDefaultHealthCheckService(true);
   const Address listen{flags.host, flags.port};
   int port = 0;
@@ -225,36 +235,44 @@ int Run(int argc, char** argv) {
   std::cout << "quire-coordinator listening on " << address << std::endl;
   LogInfo(absl::StrCat("coordinator ", coordinator_id, " listens on ", address));
 
-  WaitForTerminationSignal();
-  LogInfo(absl::StrFormat("draining %d requests for at most %.1f s", streams.num_live(),
-                          flags.drain_timeout_s));
-  // A second signal ends it at once.
-  std::thread([] {
-    WaitForTerminationSignal();
+  const bool is_by_call = WaitForTerminationSignal();
+  const int64_t began = SteadyMicros();
+  int64_t deadline = began + static_cast<int64_t>(flags.drain_timeout_s * 1e6);
+  if (admin != nullptr) {
+    if (const auto asked = admin->DrainBegun(); asked.has_value()) {
+      deadline = std::min(deadline, began + *asked);
+    }
+  }
+  // A second signal from outside ends it at once.
+  std::thread([num_signals = is_by_call ? 0 : 1]() mutable {
+    while (num_signals < 2) num_signals += WaitForTerminationSignal() ? 0 : 1;
     FlushLog();
     std::_Exit(1);
   }).detach();
-  streams.StartDraining();
+  admin::v1::DrainReport report;
+  report.set_running(static_cast<uint32_t>(streams.StartDraining()));
+  LogInfo(absl::StrFormat("draining %d requests for at most %.1f s", report.running(),
+                          (deadline - began) / 1e6));
   server->GetHealthCheckService()->Shutdown();  // NOT_SERVING from now on, whatever is set
-  const int64_t deadline = SteadyMicros() + static_cast<int64_t>(flags.drain_timeout_s * 1e6);
   if (streams.WaitUntilIdle(deadline)) {
     LogInfo("drained: no request is left");
   } else {
-    LogWarning(absl::StrCat("drain timeout: ends ", streams.num_live(), " requests"));
-    streams.EndAll(
-        WithRetryDelay(absl::UnavailableError("the coordinator shut down"), kRetryDelayMs));
+    report.set_cut(static_cast<uint32_t>(streams.EndAll(
+        WithRetryDelay(absl::UnavailableError("the coordinator shut down"), kRetryDelayMs))));
+    LogWarning(absl::StrCat("drain timeout: ended ", report.cut(), " requests"));
   }
   // What may still call into a part ends before it.
   ticker.reset();
   if (etcd_registry != nullptr) etcd_registry->Stop();
   registry_service.CloseJoins();
   // Clients that read slowly get what is left of the time to take what was generated.
-  const auto left =
-      std::chrono::microseconds(std::max<int64_t>(1'000'000, deadline - SteadyMicros()));
-  server->Shutdown(std::chrono::system_clock::now() + left);
+  server->Shutdown(SteadyDeadline(std::max(kLeastShutdownMicros, deadline - SteadyMicros())));
   work_pool.Stop();
   loader.Stop();
   registry.Shutdown();
+  report.set_finished(report.running() - report.cut());
+  report.set_duration_ms(static_cast<uint32_t>((SteadyMicros() - began) / 1000));
+  if (admin != nullptr) admin->Finish(report);
   return 0;
 }
 

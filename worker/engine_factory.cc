@@ -239,6 +239,9 @@ absl::StatusOr<BuiltEngine> BuildPagedCuda(const EngineSettings& settings,
 absl::StatusOr<BuiltEngine> BuildPagedCpu(const EngineSettings& settings, const ModelConfig& config,
                                           uint32_t context, uint32_t threads,
                                           std::shared_ptr<const Weights> weights) {
+  if (!settings.exact) {
+    return absl::InvalidArgumentError("exact: on the CPU there is no faster setting without");
+  }
   CpuExecutorOptions options;
   options.num_threads = static_cast<int>(threads);
   options.num_slots = settings.max_num_seqs;

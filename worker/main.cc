@@ -21,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/address.h"
+#include "common/admin_server.h"
 #include "common/clock.h"
 #include "common/credentials.h"
 #include "common/etcd/etcd_client.h"
@@ -32,6 +33,7 @@
 #include "common/mutex.h"
 #include "common/server_limits.h"
 #include "common/signals.h"
+#include "common/steady_deadline.h"
 #include "common/ticker.h"
 #include "common/version.h"
 #include "worker/engine/engine_loop.h"
@@ -50,6 +52,7 @@ namespace {
 
 constexpr int kExitFatal = 3;
 constexpr int64_t kTickMicros = 250'000;
+constexpr int64_t kShutdownMicros = 1'000'000;
 constexpr int kMaxMessageBytes = 16 << 20;
 // Of one connection. A coordinator needs two: its session and the model's files.
 constexpr int kMaxStreams = 128;
@@ -235,6 +238,14 @@ int Run(int argc, char** argv) {
   };
 
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  std::unique_ptr<AdminServer> admin;
+  if (!flags.admin_address.empty()) {
+    auto admin_server = AdminServer::Start(*ParseAddress(flags.admin_address), credentials.server(),
+                                           RequestTermination);
+    if (!admin_server.ok()) return Fail(admin_server.status());
+    admin = *std::move(admin_server);
+    LogInfo(absl::StrCat("admin calls are taken on ", admin->address()));
+  }
   grpc::EnableDefaultHealthCheckService(true);
   int port = 0;
   SessionTable table(std::move(options));
@@ -293,28 +304,46 @@ int Run(int argc, char** argv) {
     FlushLog();
     std::_Exit(kExitFatal);
   };
-  WaitForTerminationSignal();
+  const bool is_by_call = WaitForTerminationSignal();
   exit_if_lost();
-  LogInfo(absl::StrFormat("draining for at most %.1f s", flags.drain_timeout_s));
-  // A second signal ends it at once; so does a device that is lost meanwhile.
-  std::thread([exit_if_lost] {
-    WaitForTerminationSignal();
-    exit_if_lost();
+  const int64_t began = SteadyMicros();
+  int64_t deadline = began + static_cast<int64_t>(flags.drain_timeout_s * 1e6);
+  if (admin != nullptr) {
+    if (const auto asked = admin->DrainBegun(); asked.has_value()) {
+      deadline = std::min(deadline, began + *asked);
+    }
+  }
+  // A second signal from outside ends it at once; so does a device that is lost meanwhile.
+  std::thread([exit_if_lost, num_signals = is_by_call ? 0 : 1]() mutable {
+    while (num_signals < 2) {
+      num_signals += WaitForTerminationSignal() ? 0 : 1;
+      exit_if_lost();
+    }
     FlushLog();
     std::_Exit(1);
   }).detach();
-  table.StartDraining();
+  admin::v1::DrainReport report;
+  report.set_running(static_cast<uint32_t>(table.StartDraining()));
+  LogInfo(absl::StrFormat("draining %d requests for at most %.1f s", report.running(),
+                          (deadline - began) / 1e6));
   server->GetHealthCheckService()->SetServingStatus(false);
-  const auto deadline = SteadyMicros() + static_cast<int64_t>(flags.drain_timeout_s * 1e6);
-  const bool drained = table.WaitUntilIdle(deadline);
-  if (!drained) table.EndAll();
-  LogInfo(drained ? "drained: no request is left" : "drain timeout: ended what was left");
+  if (table.WaitUntilIdle(deadline)) {
+    LogInfo("drained: no request is left");
+  } else {
+    report.set_cut(static_cast<uint32_t>(table.EndAll()));
+    LogWarning(absl::StrCat("drain timeout: ended ", report.cut(), " requests"));
+  }
   ticker.reset();
   for (const auto& join : joins) join->Stop();
   if (announcer != nullptr) announcer->Stop();
   table.CloseConnections();
-  server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  server->Shutdown(SteadyDeadline(kShutdownMicros));
   loop.Stop();
+  report.set_moved(
+      std::min(static_cast<uint32_t>(table.num_moved()), report.running() - report.cut()));
+  report.set_finished(report.running() - report.cut() - report.moved());
+  report.set_duration_ms(static_cast<uint32_t>((SteadyMicros() - began) / 1000));
+  if (admin != nullptr) admin->Finish(report);
   return 0;
 }
 

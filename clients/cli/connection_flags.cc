@@ -4,31 +4,41 @@
 
 namespace quire {
 
-void ConnectionFlags::Declare(CLI::App& app) {
+void DeclareTargets(CLI::App& app, const std::string& description, std::vector<Address>* targets) {
   app.add_option_function<std::vector<std::string>>(
          "--target",
-         [this](const std::vector<std::string>& texts) {
+         [targets](const std::vector<std::string>& texts) {
            for (const std::string& text : texts) {
              absl::StatusOr<Address> address = ParseAddress(text);
              if (!address.ok()) {
                throw CLI::ValidationError("--target", std::string(address.status().message()));
              }
-             targets_.push_back(*std::move(address));
+             targets->push_back(*std::move(address));
            }
          },
-         "Coordinators, HOST:PORT[,HOST:PORT...]; the next is tried where one is unavailable")
+         description)
       ->delimiter(',')
       ->allow_extra_args(false)
       ->required();
-  app.add_option("--tls-cert", tls_.cert,
+}
+
+void DeclareTlsFlags(CLI::App& app, TlsFiles* tls) {
+  app.add_option("--tls-cert", tls->cert,
                  "PEM file of the certificate to show; with --tls-key and --tls-ca: mutual TLS");
-  app.add_option("--tls-key", tls_.key, "PEM file of the certificate's private key");
-  app.add_option("--tls-ca", tls_.ca, "PEM file of the authorities whose coordinators are trusted");
-  app.parse_complete_callback([this] {
-    if (absl::Status status = CheckTlsFiles(tls_); !status.ok()) {
+  app.add_option("--tls-key", tls->key, "PEM file of the certificate's private key");
+  app.add_option("--tls-ca", tls->ca, "PEM file of the authorities whose servers are trusted");
+  app.parse_complete_callback([tls] {
+    if (absl::Status status = CheckTlsFiles(*tls); !status.ok()) {
       throw CLI::ValidationError(std::string(status.message()));
     }
   });
+}
+
+void ConnectionFlags::Declare(CLI::App& app) {
+  DeclareTargets(
+      app, "Coordinators, HOST:PORT[,HOST:PORT...]; the next is tried where one is unavailable",
+      &targets_);
+  DeclareTlsFlags(app, &tls_);
   app.add_option("--deadline-ms", deadline_ms_, "Give up after this many milliseconds; 0: never")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

@@ -3,11 +3,17 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "clients/cpp/client.h"
 
 namespace quire {
+
+// --target, HOST:PORT[,HOST:PORT...]: at least one.
+void DeclareTargets(CLI::App& app, const std::string& description, std::vector<Address>* targets);
+// --tls-cert, --tls-key and --tls-ca, checked once all flags are read.
+void DeclareTlsFlags(CLI::App& app, TlsFiles* tls);
 
 // Which coordinators a command speaks to, how patiently, and what secures the connections.
 class ConnectionFlags {

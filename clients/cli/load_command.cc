@@ -1,5 +1,6 @@
 #include "clients/cli/load_command.h"
 
+#include <algorithm>
 #include <iostream>
 
 #include "absl/strings/str_cat.h"
@@ -16,27 +17,33 @@ void LoadCommand::Declare(CLI::App& app) {
   app.add_flag("--json", json_, "Print one JSON object");
   app.add_option("--wait-ready", wait_ready_s_,
                  "Seconds to wait until a worker is READY; 0: show what there is now");
+  app.add_option("--min-ready", min_ready_, "How many workers --wait-ready waits for")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
 }
 
 absl::StatusOr<v1::GetLoadResponse> LoadCommand::Ask() {
   constexpr int64_t kAgainMicros = 100'000;
   const auto client = connection_.MakeClient();
   const int64_t deadline = SteadyMicros() + static_cast<int64_t>(wait_ready_s_ * 1e6);
+  int64_t num_ready = 0;
   for (;;) {
     auto load = client->GetLoad(connection_.call_options());
     if (wait_ready_s_ <= 0) return load;
     if (load.ok()) {
-      for (const v1::WorkerLoad& worker : load->workers()) {
-        if (worker.state() == v1::WorkerLoad::READY) return load;
-      }
+      const auto is_ready = [](const v1::WorkerLoad& worker) {
+        return worker.state() == v1::WorkerLoad::READY;
+      };
+      num_ready = std::count_if(load->workers().begin(), load->workers().end(), is_ready);
+      if (num_ready >= min_ready_) return load;
     } else if (!absl::IsUnavailable(load.status())) {
       return load.status();
     }
     const int64_t again = SteadyMicros() + kAgainMicros;
     if (again > deadline) {
       return absl::DeadlineExceededError(absl::StrFormat(
-          "no worker is READY after %.1f s%s%s", wait_ready_s_, load.ok() ? "" : ": ",
-          load.ok() ? "" : std::string(load.status().message())));
+          "%d of %d workers are READY after %.1f s%s%s", num_ready, min_ready_, wait_ready_s_,
+          load.ok() ? "" : ": ", load.ok() ? "" : std::string(load.status().message())));
     }
     Mutex mutex;
     CondVar never;

@@ -1,6 +1,8 @@
 #ifndef QUIRE_CLIENTS_CLI_LOAD_COMMAND_H_
 #define QUIRE_CLIENTS_CLI_LOAD_COMMAND_H_
 
+#include <cstdint>
+
 #include "clients/cli/command.h"
 #include "clients/cli/connection_flags.h"
 
@@ -15,12 +17,13 @@ class LoadCommand final : public Command {
   absl::Status Run() override;
 
  private:
-  // What there is, once a worker is READY where that was asked for.
+  // What there is, once so many workers are READY where that was asked for.
   absl::StatusOr<v1::GetLoadResponse> Ask();
 
   ConnectionFlags connection_;
   bool json_ = false;
   double wait_ready_s_ = 0;
+  int64_t min_ready_ = 1;
 };
 
 }  // namespace quire

@@ -9,6 +9,7 @@
 #include "clients/cli/cancel_command.h"
 #include "clients/cli/command.h"
 #include "clients/cli/compare_command.h"
+#include "clients/cli/drain_command.h"
 #include "clients/cli/exit_code.h"
 #include "clients/cli/fields_command.h"
 #include "clients/cli/generate_command.h"
@@ -30,6 +31,7 @@ std::vector<std::unique_ptr<Command>> MakeCommands() {
   commands.push_back(std::make_unique<TokenizeCommand>());
   commands.push_back(std::make_unique<DetokenizeCommand>());
   commands.push_back(std::make_unique<CancelCommand>());
+  commands.push_back(std::make_unique<DrainCommand>());
   commands.push_back(std::make_unique<FieldsCommand>());
   return commands;
 }

@@ -49,7 +49,7 @@ absl::StatusOr<Response> Client::Call(Method<Request, Response> method, const Re
     grpc::ClientContext context;
     SetDeadline(context, options);
     Response response;
-    status = FromGrpc((targets_->stub(target).*method)(&context, request, &response));
+    status = StatusOfCall((targets_->stub(target).*method)(&context, request, &response));
     if (absl::IsUnavailable(status)) continue;
     targets_->Prefer(target);
     if (!status.ok()) return status;

@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
-#include "common/rpc_status.h"
 
 namespace quire {
 namespace {
@@ -45,7 +44,7 @@ class ClientStream::Connection final : public grpc::ClientReadReactor<v1::Genera
   }
   void OnDone(const grpc::Status& status) override {
     const std::shared_ptr<ClientStream> call = std::move(call_);
-    absl::Status result = broken_.ok() ? FromGrpc(status) : std::move(broken_);
+    absl::Status result = broken_.ok() ? StatusOfCall(status) : std::move(broken_);
     delete this;
     call->HandleConnectionEnd(std::move(result));
   }

@@ -6,6 +6,13 @@
 
 namespace quire {
 
+absl::Status StatusOfCall(const grpc::Status& status) {
+  if (status.error_code() == grpc::StatusCode::CANCELLED && status.error_details().empty()) {
+    return absl::UnavailableError("the server shut down as the call came");
+  }
+  return FromGrpc(status);
+}
+
 std::optional<std::chrono::milliseconds> RetryPolicy::AfterLoss(const absl::Status& status,
                                                                 bool started, uint64_t num_tokens) {
   using std::chrono::milliseconds;

@@ -1,6 +1,8 @@
 #ifndef QUIRE_CLIENTS_CPP_RETRY_POLICY_H_
 #define QUIRE_CLIENTS_CPP_RETRY_POLICY_H_
 
+#include <grpcpp/support/status.h>
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +22,11 @@ struct RetryOptions {
   std::chrono::milliseconds initial_backoff{100};
   std::chrono::milliseconds max_backoff{2000};
 };
+
+// How a call ended that this side has not cancelled. CANCELLED is then the server's word if it has
+// details. Without them gRPC says it of a call that came while its server was shutting down, which
+// is UNAVAILABLE.
+absl::Status StatusOfCall(const grpc::Status& status);
 
 // Decides for one call whether UNAVAILABLE is tried again, and when. A call that nothing was heard
 // of asks each target once. A stream that had begun is worth more: it goes round the targets, with

@@ -9,11 +9,7 @@ namespace quire {
 Targets::Targets(const std::vector<Address>& addresses,
                  const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
   grpc::ChannelArguments arguments;
-  // gRPC's own waits between connection attempts start at 1 s and grow to 120 s: too long to come
-  // back to a coordinator that restarts.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);  // the limit for making a connection
+  SetReconnect(&arguments, /*max_pause_ms=*/1000);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   SetKeepalive(&arguments);
   for (const Address& address : addresses) {

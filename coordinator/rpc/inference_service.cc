@@ -1,6 +1,5 @@
 #include "coordinator/rpc/inference_service.h"
 
-#include <chrono>
 #include <random>
 #include <utility>
 
@@ -9,6 +8,7 @@
 #include "common/clock.h"
 #include "common/request_fields.h"
 #include "common/rpc_status.h"
+#include "common/steady_deadline.h"
 #include "common/version.h"
 #include "coordinator/rpc/describe.h"
 #include "coordinator/rpc/generate_call.h"
@@ -33,13 +33,10 @@ struct Deadline {
 // The earlier of the call's own deadline and timeout_ms.
 Deadline DeadlineOf(const grpc::CallbackServerContext& context,
                     const v1::GenerateRequest& request) {
-  using std::chrono::duration_cast;
-  using std::chrono::microseconds;
   Deadline deadline;
   const int64_t now = SteadyMicros();
-  const auto remaining = context.deadline() - std::chrono::system_clock::now();
-  if (remaining < std::chrono::hours(24 * 365)) {
-    deadline.at = now + duration_cast<microseconds>(remaining).count() - kBeforeDeadlineMicros;
+  if (const auto left = MicrosUntil(context.raw_deadline()); left.has_value()) {
+    deadline.at = now + *left - kBeforeDeadlineMicros;
     deadline.name = "the call's deadline";
   }
   if (request.has_timeout_ms()) {

@@ -148,6 +148,7 @@ RequestStream::Placed RequestStream::SubmitTo(const std::shared_ptr<WorkerLink>&
       if (drains) {
         // What it says from now on is void. If the other does not take it, it waits for a third.
         CancelAtWorker(std::nullopt, &effects);
+        effects.cancels.back().set_moved(true);
         moving_since_ = SteadyMicros();
         num_move_tries_ = 0;
         moving_why_ = "the worker drains";

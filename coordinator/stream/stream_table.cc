@@ -104,9 +104,10 @@ size_t StreamTable::num_live() const {
   return live_.size();
 }
 
-void StreamTable::StartDraining() {
+size_t StreamTable::StartDraining() {
   MutexLock lock(mutex_);
   draining_ = true;
+  return live_.size();
 }
 
 bool StreamTable::WaitUntilIdle(int64_t deadline) {
@@ -117,13 +118,14 @@ bool StreamTable::WaitUntilIdle(int64_t deadline) {
   return true;
 }
 
-void StreamTable::EndAll(const absl::Status& status) {
+size_t StreamTable::EndAll(const absl::Status& status) {
   std::vector<std::shared_ptr<RequestStream>> streams;
   {
     MutexLock lock(mutex_);
     for (const auto& [id, stream] : live_) streams.push_back(stream);
   }
   for (const auto& stream : streams) stream->End(status);
+  return streams.size();
 }
 
 }  // namespace quire

@@ -53,12 +53,12 @@ class StreamTable {
   void OnEnd(RequestStream& stream, const absl::Status& status);
 
   size_t num_live() const;
-  // From now on new requests are refused.
-  void StartDraining();
+  // From now on new requests are refused. How many live.
+  size_t StartDraining();
   // Waits until no request lives, or until `deadline` (steady, microseconds). True: none does.
   bool WaitUntilIdle(int64_t deadline);
-  // Ends what lives.
-  void EndAll(const absl::Status& status);
+  // Ends what lives. How many that were.
+  size_t EndAll(const absl::Status& status);
 
  private:
   struct Kept {

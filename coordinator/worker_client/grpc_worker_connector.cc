@@ -1,6 +1,5 @@
 #include "coordinator/worker_client/grpc_worker_connector.h"
 
-#include <chrono>
 #include <utility>
 
 #include <grpcpp/grpcpp.h>
@@ -9,6 +8,7 @@
 #include "common/grpc_stream.h"
 #include "common/keepalive.h"
 #include "common/sha256.h"
+#include "common/steady_deadline.h"
 
 namespace quire {
 namespace {
@@ -32,8 +32,7 @@ class FileReader final : public grpc::ClientReadReactor<FileChunk> {
                                                     const std::string& model, Done done) {
     auto* reader = new FileReader(std::move(done));
     const std::shared_ptr<grpc::ClientContext> context = reader->context_;
-    context->set_deadline(std::chrono::system_clock::now() +
-                          std::chrono::seconds(WorkerConnector::kFetchSeconds));
+    context->set_deadline(SteadyDeadline(WorkerConnector::kFetchSeconds * int64_t{1'000'000}));
     reader->request_.set_model(model);
     stub->async()->GetModelFiles(context.get(), &reader->request_, reader);
     reader->StartRead(&reader->chunk_);
@@ -85,18 +84,17 @@ class GrpcWorkerConnector final : public WorkerConnector {
   GrpcWorkerConnector(const std::string& address,
                       const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
     grpc::ChannelArguments arguments;
-    // gRPC backs off for up to minutes of its own accord.
-    arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
-    arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 400);
+    SetReconnect(&arguments, /*max_pause_ms=*/400);
     SetKeepalive(&arguments);
     arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
     // Each worker has a connection of its own, so that none waits behind another's data.
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    stub_ = worker::v1::Worker::NewStub(grpc::CreateCustomChannel(address, credentials, arguments));
+    channel_ = grpc::CreateCustomChannel(address, credentials, arguments);
+    stub_ = worker::v1::Worker::NewStub(channel_);
   }
 
   std::shared_ptr<Sink> OpenSession(std::shared_ptr<Handler> handler) override {
+    ConnectNow(channel_.get());
     return GrpcClientStream<SessionRequest, SessionEvent>::Start(
         {.max_messages = kMaxOutbox}, std::move(handler),
         [this](grpc::ClientContext* context, auto* reactor) {
@@ -112,6 +110,7 @@ class GrpcWorkerConnector final : public WorkerConnector {
   }
 
  private:
+  std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<worker::v1::Worker::Stub> stub_;
 };
 

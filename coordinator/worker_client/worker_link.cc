@@ -122,7 +122,7 @@ void WorkerLink::Connect() {
     if (shut_down_ || sink_ != nullptr) return;
     session = ++session_;
     opened_ = false;
-    heard_at_ = SteadyMicros();
+    heard_at_ = answered_at_ = SteadyMicros();
   }
   std::shared_ptr<WorkerConnector::Sink> sink = connector_->OpenSession(
       std::make_shared<SessionHandler>(weak_from_this(), session, Holds::Take(holds_)));
@@ -343,18 +343,27 @@ void WorkerLink::Tick() {
     const bool stood_still = now - ticked_at_ > kMaxTickMicros;
     ticked_at_ = now;
     // Words may lie unread then.
-    if (stood_still) heard_at_ = now;
-    const int64_t silent = now - heard_at_;
-    if (silent > kSilenceMicros) {
-      lost = absl::UnavailableError(
-          absl::StrCat("the worker has been silent for ", silent / 1000, " ms"));
-    } else if (since_progress_ > kHangMicros) {
-      lost = absl::UnavailableError(absl::StrCat("the worker's engine has settled no step for ",
-                                                 since_progress_ / 1000, " ms"));
+    if (stood_still) heard_at_ = answered_at_ = now;
+    if (const std::string why = SuspectWhy(now); !why.empty()) {
+      lost = absl::UnavailableError(absl::StrCat("the worker ", why));
     }
   }
   if (!lost.ok()) TakeRequestsAway(lost);
   if (sink != nullptr) sink->Write(std::move(ping));
+}
+
+std::string WorkerLink::SuspectWhy(int64_t now) const {
+  const auto ms = [](int64_t micros) { return absl::StrCat(micros / 1000, " ms"); };
+  if (now - heard_at_ > kSilenceMicros) {
+    return absl::StrCat("has been silent for ", ms(now - heard_at_));
+  }
+  if (now - answered_at_ > kDeafMicros) {
+    return absl::StrCat("has answered no ping for ", ms(now - answered_at_));
+  }
+  if (since_progress_ > kHangMicros) {
+    return absl::StrCat("has an engine that has settled no step for ", ms(since_progress_));
+  }
+  return "";
 }
 
 void WorkerLink::TakeRequestsAway(const absl::Status& status) {
@@ -389,7 +398,7 @@ WorkerView WorkerLink::View() const {
   view.load = load_;
   view.model = model_;
   view.why = why_;
-  const int64_t silent = SteadyMicros() - heard_at_;
+  const std::string suspect = SuspectWhy(SteadyMicros());
   if (!opened_) {
     view.state = was_ready_ ? v1::WorkerLoad::DEAD : v1::WorkerLoad::STARTING;
   } else if (model_ == nullptr) {
@@ -397,12 +406,9 @@ WorkerView WorkerLink::View() const {
   } else if (load_.draining()) {
     view.state = v1::WorkerLoad::DRAINING;
     view.why = "draining";
-  } else if (since_progress_ > kHangMicros) {
+  } else if (!suspect.empty()) {
     view.state = v1::WorkerLoad::SUSPECT;
-    view.why = absl::StrCat("its engine has settled no step for ", since_progress_ / 1000, " ms");
-  } else if (silent > kSilenceMicros) {
-    view.state = v1::WorkerLoad::SUSPECT;
-    view.why = absl::StrCat("silent for ", silent / 1000, " ms");
+    view.why = suspect;
   } else {
     view.state = v1::WorkerLoad::READY;
     view.why.clear();
@@ -473,6 +479,7 @@ void WorkerLink::OnEvent(uint64_t session, SessionEvent event) {
     MutexLock lock(mutex_);
     if (session != session_ || closed_session_ >= session) return;
     heard_at_ = SteadyMicros();
+    if (event.has_pong() || event.has_opened()) answered_at_ = heard_at_;
     if (event.has_pong()) {
       since_progress_ = static_cast<int64_t>(event.pong().since_progress_ms()) * 1000;
     }

@@ -48,6 +48,9 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   // A session this long without a word, though it was pinged, makes the worker SUSPECT, and its
   // requests are taken away.
   static constexpr int64_t kSilenceMicros = 1'500'000;
+  // So does a worker whose words come, but that has answered no ping for this long: the network may
+  // be cut one way. It is longer, since an answer waits its turn where a worker has much to do.
+  static constexpr int64_t kDeafMicros = 5'000'000;
   // So does an engine that has had work this long and settled no step: its process answers, but it
   // hangs.
   static constexpr int64_t kHangMicros = 30'000'000;
@@ -77,8 +80,8 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   void WaitUntilReleased();
   // The process behind the address is another one now: opens a new session at once.
   void Restart(const std::string& why);
-  // To be called some times a second: pings the worker, and takes its requests away if it is silent
-  // or hangs.
+  // To be called some times a second: pings the worker, and takes its requests away if it is
+  // silent, deaf or hangs.
   void Tick();
 
   WorkerNumber number() const { return number_; }
@@ -117,6 +120,8 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   void OnRejected(const worker::v1::Rejected& rejected);
   void OnClosed(uint64_t session, const absl::Status& status);
   void EndSession(const absl::Status& status);
+  // Why an open session's worker is not to be relied on, to go after its name; empty if it is.
+  std::string SuspectWhy(int64_t now) const QUIRE_REQUIRES(mutex_);
   // The session stays; its requests are told `status`, and the worker to forget them.
   void TakeRequestsAway(const absl::Status& status);
   void OnLoad(uint64_t session, const worker::v1::Load& load);
@@ -145,6 +150,7 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   worker::v1::WorkerInfo info_ QUIRE_GUARDED_BY(mutex_);
   worker::v1::Load load_ QUIRE_GUARDED_BY(mutex_);
   int64_t heard_at_ QUIRE_GUARDED_BY(mutex_) = 0;
+  int64_t answered_at_ QUIRE_GUARDED_BY(mutex_) = 0;  // the last ping
   int64_t ticked_at_ QUIRE_GUARDED_BY(mutex_) = 0;
   int64_t since_progress_ QUIRE_GUARDED_BY(mutex_) = 0;  // of the engine, as the last Pong said
   uint64_t pings_ QUIRE_GUARDED_BY(mutex_) = 0;

@@ -143,6 +143,15 @@ class InProcessNetwork {
       }
     }
   }
+  // The worker at `address` hears nobody, or goes on where it had stopped.
+  void SetDeaf(const std::string& address, bool deaf) {
+    MutexLock lock(mutex_);
+    for (auto& [stream_address, index] : stream_addresses_) {
+      if (stream_address == address && streams_[index] != nullptr) {
+        streams_[index]->SetServerReads(!deaf);
+      }
+    }
+  }
   // What the worker at `address` gives as its model's files from now on; nothing: it never answers.
   void SetFiles(const std::string& address, std::optional<ModelFiles> files) {
     MutexLock lock(mutex_);

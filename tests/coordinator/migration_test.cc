@@ -198,6 +198,28 @@ TEST_F(MigrationTest, ASilentWorkersStreamsMoveAndItsLateTokensAreRefused) {
   ExpectIdle("b:1");
 }
 
+TEST_F(MigrationTest, ADeafWorkersStreamsMoveThoughItSpeaks) {
+  StartWorker("a:1", {.context = 16384, .num_blocks = 8192, .step_micros = 2'000});
+  Run run = Start("r", Prepared(8000));
+  run.client->WaitForTokens(3);
+  StartWorker("b:1", {.context = 16384, .num_blocks = 8192});
+  network_.SetDeaf("a:1", true);
+  const int64_t deaf_since = SteadyMicros();
+  while (!HasMoved(*run.client)) {
+    coordinator_.registry().Tick();
+    coordinator_.WaitForTick();
+    network_.Worker("a:1")->table().Tick();  // it sends its load
+    ASSERT_LT(SteadyMicros() - deaf_since, 40'000'000);
+  }
+  EXPECT_GT(SteadyMicros() - deaf_since, WorkerLink::kDeafMicros / 2);
+  EXPECT_THAT(run.client->notices().back().why(), HasSubstr("has answered no ping"));
+  network_.SetDeaf("a:1", false);
+  ASSERT_TRUE(run.client->WaitForEnd().ok());
+  EXPECT_EQ(run.client->tokens(), Expected(8000));
+  ExpectIdle("a:1");
+  ExpectIdle("b:1");
+}
+
 TEST_F(MigrationTest, ASuspectRunsAloneAndIsQuarantinedIfThatWorkerIsLostToo) {
   coordinator_.set_quarantine_after(2);
   for (const char* address : {"a:1", "b:1", "c:1", "d:1"})

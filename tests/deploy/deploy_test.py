@@ -41,6 +41,15 @@ class Settings(unittest.TestCase):
                 if argument.startswith("--"):
                     self.assertIn(argument, known)
 
+    def test_rolling_restart_uses_flags_of_its_commands(self):
+        script = (DEPLOY / "rolling-restart.sh").read_text()
+        for command in ("drain", "load"):
+            done = subprocess.run([BIN / "quire", command, "--help"], check=True, capture_output=True, text=True)
+            (line,) = re.findall(rf"^ +quire {command} .*$", script, re.M)
+            for flag in re.findall(r"--[a-z-]+", line):
+                self.assertIn(flag, done.stdout)
+        subprocess.run(["sh", "-n", DEPLOY / "rolling-restart.sh"], check=True)
+
     def test_units_wait_longer_than_draining_takes(self):
         for program, (service, file) in SERVERS.items():
             drain = float(assignments(file)["QUIRE_DRAIN_TIMEOUT"])

@@ -56,6 +56,12 @@ class InProcessStream {
     call_->to_client.reads = reads;
     call_->changed.NotifyAll();
   }
+  // The server, likewise.
+  void SetServerReads(bool reads) {
+    MutexLock lock(call_->mutex);
+    call_->to_server.reads = reads;
+    call_->changed.NotifyAll();
+  }
 
  private:
   // One direction. Guarded by the call's mutex.

@@ -1,10 +1,12 @@
-"""SIGTERM under load loses no running request, refuses new ones and ends with exit code 0."""
+"""A drain under load, by SIGTERM or by call, loses no running request, refuses new ones and ends with exit code 0."""
 
+import json
+import threading
 import time
 import unittest
 
 from grpc import StatusCode
-from harness import Stage, figure, lasting, main, wait_until
+from harness import Stage, figure, lasting, main, quire, wait_until
 from quire.v1 import inference_pb2 as pb
 from service import Service, request
 
@@ -95,6 +97,92 @@ class DrainTest(unittest.TestCase):
                 self.assertGreater(stream.error.retry_delay, 0)
                 self.assertEqual(process.wait(), 0)
                 self.assertIn("drain timeout", process.log())
+
+    def start_with_calls(self, *flags):
+        own = ("--admin-address", "127.0.0.1:0", *flags)
+        self.start(own, own)
+
+    def drain(self, process, *flags):
+        """What `quire drain` reports."""
+        result = quire("drain", "--json", "--target", process.admin_address, *flags)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return json.loads(result.stdout)
+
+    def assert_report(self, report, process, **counts):
+        self.assertEqual(report.pop("target"), process.admin_address)
+        figure(f"{process.program} drained by call: {NUM_STREAMS} requests, {counts}, after",
+               report.pop("duration_ms"), "ms")
+        self.assertEqual(report, {"running": NUM_STREAMS, "moved": 0, "finished": 0, "cut": 0} | counts)
+        self.assertEqual(process.wait(), 0)
+
+    def test_a_call_moves_a_workers_requests(self):
+        self.start_with_calls()
+        second = self.stage.fake_worker(self.stage.folder / "ghost", "--join", self.coordinator.address,
+                                        "--num-gpu-blocks-override", 8192, step_us=2000)
+        self.service.wait_ready(2)
+        # A request that names its worker may not move.
+        streams = [self.service.start(request([i + 1, 2], new=NUM_TOKENS)) for i in range(2 * NUM_STREAMS)]
+        for stream in streams:
+            stream.wait_for_tokens()
+        own = [stream for stream in streams if stream.accepted.worker == self.worker.address]
+        self.assertEqual(len(own), NUM_STREAMS)
+        self.assert_report(self.drain(self.worker), self.worker, moved=NUM_STREAMS)
+        for stream in streams:
+            self.assertEqual(len(stream.ok().tokens[0]), NUM_TOKENS)
+            moved = [notice.why for notice in stream.notices if notice.kind == pb.Notice.MIGRATED]
+            self.assertEqual(len(moved), stream in own)
+        self.assertIn(f"{self.worker.address} drains; the request runs on {second.address}",
+                      next(notice.why for notice in own[0].notices))
+
+    def test_a_call_lets_requests_finish(self):
+        for drains in ("worker", "coordinator"):
+            with self.subTest(drains=drains):
+                self.stage = Stage.of_test(self)
+                self.start_with_calls()
+                streams = self.start_streams()
+                process = getattr(self, drains)
+                self.assert_report(self.drain(process), process, finished=NUM_STREAMS)
+                for stream in streams:
+                    self.assertEqual(len(stream.ok().tokens[0]), NUM_TOKENS)
+
+    def test_a_call_cuts_what_outlives_its_time(self):
+        for drains in ("worker", "coordinator"):
+            with self.subTest(drains=drains):
+                self.stage = Stage.of_test(self)
+                self.start_with_calls()
+                streams = self.start_streams()
+                process = getattr(self, drains)
+                self.assert_report(self.drain(process, "--timeout", 0), process, cut=NUM_STREAMS)
+                for stream in streams:
+                    if drains == "coordinator":
+                        self.assertEqual(stream.end().error.code, StatusCode.UNAVAILABLE)
+                    else:
+                        stream.cancel()
+
+    def test_calls_and_a_signal_during_a_drain_join_it(self):
+        self.start_with_calls()
+        streams = self.start_streams()
+        reports = []
+        callers = [threading.Thread(target=lambda: reports.append(self.drain(self.worker))) for _ in range(3)]
+        for caller in callers:
+            caller.start()
+        wait_until(lambda: "draining 8 requests" in self.worker.log(), "the worker draining")
+        self.worker.terminate()
+        for stream in streams:
+            self.assertEqual(len(stream.ok().tokens[0]), NUM_TOKENS)
+        for caller in callers:
+            caller.join()
+        self.assertEqual(len(reports), 3)
+        self.assertEqual(len({report["duration_ms"] for report in reports}), 1)
+        self.assert_report(reports[0], self.worker, finished=NUM_STREAMS)
+
+    def test_no_call_drains_a_server_that_was_not_told_so(self):
+        self.start()
+        for process in (self.worker, self.coordinator):
+            result = quire("drain", "--target", process.address)
+            self.assertEqual(result.returncode, 1)
+            self.assertIn("UNIMPLEMENTED", result.stderr.upper())
+        self.service.run(request())
 
 
 if __name__ == "__main__":

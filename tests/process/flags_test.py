@@ -76,6 +76,8 @@ class FlagsTest(unittest.TestCase):
                 (["--etcd-endpoints", "10.0.0.1:2379"], ["--etcd-endpoints 10.0.0.1:2379", "--insecure"]),
                 (["--etcd-prefix", "quire"], ["--etcd-prefix", "quire"]),
                 (["--etcd-prefix", "/quire/"], ["--etcd-prefix", "/quire/"]),
+                (["--admin-address", "nowhere"], ["--admin-address", "nowhere"]),
+                (["--admin-address", "0.0.0.0:0"], ["--admin-address", "--insecure"]),
         ):
             with self.subTest(flags=flags):
                 self.assert_refused(run("quire-coordinator", "--port", 0, *flags), *words)
@@ -92,6 +94,7 @@ class FlagsTest(unittest.TestCase):
                 (["--host", "0.0.0.0", "--insecure", "--etcd-endpoints", "127.0.0.1:2379"],
                  ["--etcd-endpoints", "--advertise-address"]),
                 (["--etcd-endpoints", "127.0.0.1:2379", "--worker-name", 300 * "n"], ["--worker-name"]),
+                (["--admin-address", "0.0.0.0:0"], ["--admin-address", "--insecure"]),
                 (["--kv-cache-memory-bytes", 1], ["--kv-cache-memory-bytes"]),
                 (["--block-size", 0], ["--block-size"]),
                 (["--tensor-parallel-size", 4], ["tensor_parallel_size 4", "num_attention_heads, 6"]),
@@ -120,6 +123,8 @@ class FlagsTest(unittest.TestCase):
         stage = Stage.of_test(self)
         coordinator = stage.coordinator()
         self.assert_refused(run("quire-coordinator", "--port", coordinator.port), coordinator.address)
+        self.assert_refused(run("quire-coordinator", "--port", 0, "--admin-address", coordinator.address),
+                            "--admin-address", coordinator.address)
 
     def test_a_variable_that_no_setting_has_is_named(self):
         log = Stage.of_test(self).coordinator(environment={"QUIRE_MAX_STRAEMS": "1"}).log()

@@ -100,6 +100,8 @@ class Process:
 
     def __init__(self, program: str, flags: list[str], log: pathlib.Path, environment: dict[str, str]) -> None:
         self.program = program
+        self.flags = flags
+        self.environment = environment
         self._log = log
         self._killed = False
         self._terminated = False
@@ -123,6 +125,12 @@ class Process:
     def is_running(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def admin_address(self) -> str:
+        """Where it takes `quire drain`. It has --admin-address."""
+        said = re.compile(r"admin calls are taken on (\S+:\d+)")
+        return wait_until(lambda: said.search(self.log()), "the admin address").group(1)
+
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
@@ -136,6 +144,12 @@ class Process:
         """Resident memory: the most so far, or now."""
         status = pathlib.Path(f"/proc/{self._process.pid}/status").read_text()
         return 1024 * int(re.search(r"VmHWM:\s+(\d+)" if peak else r"VmRSS:\s+(\d+)", status).group(1))
+
+    def num_descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self._process.pid}/fd"))
+
+    def num_threads(self) -> int:
+        return len(os.listdir(f"/proc/{self._process.pid}/task"))
 
     def terminate(self) -> None:
         """Sends SIGTERM, once: a second one means that the process is to end without draining."""
@@ -195,6 +209,12 @@ class Process:
         return match.group(1)
 
 
+def quire(*arguments: object) -> subprocess.CompletedProcess:
+    """Runs the command line of Quire to its end."""
+    return subprocess.run([BIN / "quire", *map(str, arguments)], env=clean_environment(), capture_output=True,
+                          text=True, timeout=HANG_S)
+
+
 class Stage(contextlib.ExitStack):
     """What a test has started: processes, channels, a folder. All of it ends with the stage."""
 
@@ -218,15 +238,24 @@ class Stage(contextlib.ExitStack):
     def coordinator(self, *flags: object, port: int = 0, environment: dict[str, str] | None = None) -> Process:
         return self._start("quire-coordinator", ["--port", port, *flags], environment)
 
-    def worker(self, model: pathlib.Path, *flags: object, port: int = 0) -> Process:
+    def worker(self, model: pathlib.Path, *flags: object, port: int = 0,
+               environment: dict[str, str] | None = None) -> Process:
         device = _CUDA_FLAGS if DEVICE == "cuda" else ["--device", DEVICE]
-        return self._start("quire-worker", ["--model", model, "--port", port, *device, *flags])
+        return self._start("quire-worker", ["--model", model, "--port", port, *device, *flags], environment)
 
-    def fake_worker(self, model: pathlib.Path, *flags: object, step_us: int = 0, port: int = 0) -> Process:
+    def fake_worker(self, model: pathlib.Path, *flags: object, step_us: int = 0, port: int = 0,
+                    environment: dict[str, str] | None = None) -> Process:
         """A worker that computes no model: each token is a hash of those before it, a step takes step_us."""
         if DEVICE == "cuda":
-            return self.worker(model, "--load-format", "dummy", *flags, port=port)
-        return self.worker(model, "--engine", "fake", "--fake-step-us", step_us, *flags, port=port)
+            return self.worker(model, "--load-format", "dummy", *flags, port=port, environment=environment)
+        return self.worker(model, "--engine", "fake", "--fake-step-us", step_us, *flags, port=port,
+                           environment=environment)
+
+    def again(self, process: Process) -> Process:
+        """Starts what has ended anew, with its flags and on its port."""
+        flags = list(process.flags)
+        flags[flags.index("--port") + 1] = str(process.port)
+        return self._start(process.program, flags, process.environment)
 
     def model(self, name: str, context: int = 2048, tokenizer: bool = False) -> pathlib.Path:
         """A model folder for the fake engine: configuration without weights. No token ends its output."""

@@ -111,35 +111,6 @@ class MigrationTest(unittest.TestCase):
         self.assertIn("no worker that gives the same tokens", error.message)
         self.assertGreater(error.retry_delay, 0)
 
-    def test_a_rolling_restart_of_the_workers_fails_nothing(self):
-        self.start()
-        results = []
-        is_over = threading.Event()
-
-        def keep_asking(number):
-            while not is_over.is_set():
-                results.append((number, self.service.run(request([number + 1, 2], new=NUM_TOKENS)).tokens[0]))
-
-        threads = [threading.Thread(target=keep_asking, args=(i,)) for i in range(NUM_STREAMS)]
-        for thread in threads:
-            thread.start()
-        drained = []
-        for worker in list(self.workers):
-            began = time.monotonic()
-            worker.terminate()
-            self.assertEqual(worker.wait(), 0)
-            drained.append(time.monotonic() - began)
-            self.workers.append(self.start_worker(port=worker.port))
-            self.service.wait_ready(2)
-        is_over.set()
-        for thread in threads:
-            thread.join()
-        self.assertGreaterEqual(len(results), NUM_STREAMS)
-        for number, tokens in results:
-            self.assertEqual(tokens, self.expected[number])
-        figure(f"rolling restart of 2 workers: 0 of {len(results)} requests failed; a worker drained in at most",
-               1000 * max(drained), "ms")
-
     def test_random_kills_change_no_token(self):
         """Real model, real sampling, several choices, stop strings; three workers that are killed at random."""
         self.coordinator = self.stage.coordinator("--quarantine-after", 0)

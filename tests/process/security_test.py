@@ -113,6 +113,22 @@ class TlsTest(SecurityTest):
             self.assertEqual(caught.exception.code, StatusCode.UNAVAILABLE)
         service.run(request())
 
+    def test_a_drain_takes_a_certificate(self):
+        coordinator = self.stage.coordinator("--admin-address", "127.0.0.1:0",
+                                             *self.authority.issue("coordinator").flags)
+        admin = coordinator.admin_address
+        stranger = Authority(self.stage.folder, "theirs").issue("client")
+        stranger.ca = self.authority.ca
+        for what, flags in (("no TLS", []), ("another authority's", stranger.flags)):
+            with self.subTest(what):
+                result = run("quire", "drain", "--target", admin, *flags)
+                self.assertEqual(result.returncode, 1, result.stderr)
+                self.assertIn("UNAVAILABLE", result.stderr)
+        self.assertTrue(coordinator.is_running)
+        result = run("quire", "drain", "--target", admin, *self.client.flags)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        coordinator.expect_exit(0)
+
     def test_a_worker_of_a_static_list(self):
         worker = self.start_worker(*self.authority.issue("worker").flags)
         coordinator = self.stage.coordinator("--worker", worker.address, *self.authority.issue("coordinator").flags)

@@ -13,8 +13,8 @@ from hf_reference.model_files import chunks
 from hf_reference.session_table import Connection, SessionTable
 
 JOIN_RETRY_S = 0.5
-# gRPC's own pauses between connection attempts grow to minutes.
-_JOIN_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 100),
+# gRPC's own pauses between connection attempts grow to minutes. The least pause is its name for an attempt's limit.
+_JOIN_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 5_000),
                  ("grpc.max_reconnect_backoff_ms", 400),
                  # As common/keepalive.h has them: a coordinator that is gone without a word is noticed.
                  ("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 10_000),

@@ -81,13 +81,10 @@ JoinClient::JoinClient(const std::string& coordinator, WorkerStatus announcement
       join_token_(std::move(join_token)),
       calls_(std::make_shared<Calls>()) {
   grpc::ChannelArguments arguments;
-  // gRPC backs off for up to minutes of its own accord.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 400);
+  SetReconnect(&arguments, /*max_pause_ms=*/400);
   SetKeepalive(&arguments);
-  stub_ =
-      worker::v1::Registry::NewStub(grpc::CreateCustomChannel(coordinator, credentials, arguments));
+  channel_ = grpc::CreateCustomChannel(coordinator, credentials, arguments);
+  stub_ = worker::v1::Registry::NewStub(channel_);
 }
 
 JoinClient::~JoinClient() { Stop(); }
@@ -105,6 +102,7 @@ void JoinClient::Tick(const worker::v1::Load& load, bool draining) {
     sink_->Write(std::move(status));
     return;
   }
+  ConnectNow(channel_.get());
   call_ = std::make_shared<Call>(coordinator_, calls_);
   sink_ = GrpcClientStream<WorkerStatus, JoinReply>::Start(
       {.max_messages = 16}, call_, [this](grpc::ClientContext* context, auto* reactor) {

@@ -40,6 +40,7 @@ class JoinClient {
   const worker::v1::WorkerStatus announcement_;
   const std::string join_token_;
   const std::shared_ptr<Calls> calls_;
+  std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<worker::v1::Registry::Stub> stub_;
 
   Mutex mutex_;

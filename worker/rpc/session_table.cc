@@ -223,6 +223,7 @@ void SessionTable::HandleCancel(const Connection& connection, const worker::v1::
   const auto found = session->requests.find(cancel.key());
   if (found == session->requests.end() || found->second->cancelled) return;
   Request& request = *found->second;
+  if (cancel.moved()) ++num_moved_;
   std::optional<uint32_t> stop_index;
   if (cancel.has_choice()) {
     if (cancel.choice() >= request.choices.size()) return;
@@ -590,15 +591,22 @@ void SessionTable::Tick() {
   }
 }
 
-void SessionTable::StartDraining() {
+size_t SessionTable::StartDraining() {
   MutexLock lock(mutex_);
   draining_ = true;
   load_.set_draining(true);
   SendLoad();
+  return num_requests_;
 }
 
-void SessionTable::EndAll() {
+size_t SessionTable::num_moved() const {
   MutexLock lock(mutex_);
+  return num_moved_;
+}
+
+size_t SessionTable::EndAll() {
+  MutexLock lock(mutex_);
+  const size_t num_ended = num_requests_;
   for (auto& [number, session] : sessions_) {
     std::vector<Request*> living;
     for (auto& [key, request] : session->requests) living.push_back(request.get());
@@ -610,6 +618,7 @@ void SessionTable::EndAll() {
     }
     Send(*session, std::move(event));
   }
+  return num_ended;
 }
 
 void SessionTable::CloseConnections() {

@@ -83,10 +83,12 @@ class SessionTable final : public EngineListener {
   // To be called some times a second: sends loads and ends orphans whose grace period is over.
   void Tick();
 
-  // From now on requests are refused with UNAVAILABLE; those that run go on.
-  void StartDraining();
-  // Ends what still lives, with UNAVAILABLE.
-  void EndAll();
+  // From now on requests are refused with UNAVAILABLE; those that run go on. How many do.
+  size_t StartDraining();
+  // Ends what still lives, with UNAVAILABLE. How many that were.
+  size_t EndAll();
+  // Requests that coordinators took to other workers since StartDraining.
+  size_t num_moved() const;
   // Ends every connection as soon as what was sent on it is out.
   void CloseConnections();
   // Waits until no request lives, or until `deadline` (steady clock, microseconds). True: none
@@ -196,6 +198,7 @@ class SessionTable final : public EngineListener {
   size_t num_requests_ QUIRE_GUARDED_BY(mutex_) = 0;
   QueueGate gate_ QUIRE_GUARDED_BY(mutex_);
   bool draining_ QUIRE_GUARDED_BY(mutex_) = false;
+  size_t num_moved_ QUIRE_GUARDED_BY(mutex_) = 0;
   worker::v1::Load load_ QUIRE_GUARDED_BY(mutex_);
   uint64_t output_tokens_ QUIRE_GUARDED_BY(mutex_) = 0;
   // For tokens a second: what had been made at the last rate measurement.

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from quire.v1 import inference_pb2_grpc as pb_grpc
 from quire_client import calls
 from quire_client.calls import Result, UnaryCall
-from quire_client.errors import QuireError, from_rpc_error
+from quire_client.errors import QuireError, of_call
 from quire_client.events import Delta, Event, Finished
 from quire_client.info import Model, ServerInfo, TokenizedText, WorkerLoad
 from quire_client.request import GenerateOptions, Prompt, build_request
@@ -138,7 +138,7 @@ class Client:
                         yield event
                 failure = _cut_short()
             except grpc.RpcError as error:
-                failure = from_rpc_error(error)
+                failure = _closed() if self._is_closed.is_set() else of_call(error)
             finally:
                 call.cancel()
             if state.all_finished:
@@ -165,7 +165,7 @@ class Client:
         try:
             return call.result_of(self._invoke(target, call.method, call.request))
         except grpc.RpcError as error:
-            return from_rpc_error(error)
+            return _closed() if self._is_closed.is_set() else of_call(error)
 
     def _invoke(self, target: int, method: str, request: Message, timeout: float | None = None) -> Any:
         """Begins a stream, or waits for a unary call's answer. QuireError with CANCELLED if the client is closed."""
@@ -257,7 +257,7 @@ class AsyncClient:
                         yield event
                 failure = _cut_short()
             except grpc.RpcError as error:
-                failure = from_rpc_error(error)
+                failure = _closed() if self._is_closed.is_set() else of_call(error)
             except asyncio.CancelledError:
                 self._check_cause()
                 raise
@@ -288,7 +288,7 @@ class AsyncClient:
         try:
             return call.result_of(await self._invoke(target, call.method, call.request))
         except grpc.RpcError as error:
-            return from_rpc_error(error)
+            return _closed() if self._is_closed.is_set() else of_call(error)
         except asyncio.CancelledError:
             self._check_cause()
             raise

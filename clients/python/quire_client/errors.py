@@ -42,6 +42,22 @@ def from_rpc_error(error: grpc.RpcError) -> QuireError:
     return QuireError(code, message_text, field, retry_delay)
 
 
+def of_call(error: grpc.RpcError) -> QuireError:
+    """As from_rpc_error, of a call that this side has not cancelled.
+
+    CANCELLED is then the server's word if it has details. Without them gRPC says it of a call that came while its
+    server was shutting down, which is UNAVAILABLE.
+    """
+    failure = from_rpc_error(error)
+    if failure.code is grpc.StatusCode.CANCELLED and not _has_details(error):
+        return QuireError(grpc.StatusCode.UNAVAILABLE, "the server shut down as the call came")
+    return failure
+
+
+def _has_details(error: grpc.RpcError) -> bool:
+    return any(key == _DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+
+
 def _details(error: grpc.RpcError) -> Sequence[any_pb2.Any]:
     for key, value in error.trailing_metadata() or ():
         if key != _DETAILS_KEY:

@@ -12,11 +12,14 @@ _LONGEST_PAUSE_S = 2.0
 CHANNEL_OPTIONS = (
     # gRPC's own pauses between connection attempts grow to minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # the limit for making a connection
     ("grpc.max_reconnect_backoff_ms", 1000),
     # A server that is gone without a word is noticed: a reader alone would wait for ever.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # gRPC sends pings for reasons of its own, and none for keepalive while one of them is under way. It waits a
+    # minute for their answers.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
     # What the server sends at the most.
     ("grpc.max_receive_message_length", 4 << 20),

@@ -18,6 +18,13 @@ TEST(RetryPolicy, OnlyUnavailableIsTriedAgain) {
   EXPECT_TRUE(policy.AfterLoss(kLost, false, 0).has_value());
 }
 
+TEST(StatusOfCall, CancelledIsTheServersWordOnlyWithDetails) {
+  EXPECT_TRUE(absl::IsUnavailable(StatusOfCall({grpc::StatusCode::CANCELLED, "CANCELLED"})));
+  EXPECT_TRUE(absl::IsCancelled(StatusOfCall(ToGrpc(absl::CancelledError("by a Cancel call")))));
+  EXPECT_TRUE(absl::IsNotFound(StatusOfCall({grpc::StatusCode::NOT_FOUND, "no such method"})));
+  EXPECT_TRUE(StatusOfCall(grpc::Status::OK).ok());
+}
+
 TEST(RetryPolicy, BeforeTheFirstEventEachTargetIsAskedOnce) {
   RetryPolicy policy({}, 3);
   EXPECT_EQ(policy.AfterLoss(kLost, false, 0), milliseconds(0));

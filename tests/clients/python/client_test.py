@@ -253,6 +253,14 @@ class ClientTests:
         self.assertIs(events[-1].reason, FinishReason.ABORTED)
         self.assertIs(error.code, grpc.StatusCode.CANCELLED)
 
+    def test_a_call_that_came_as_its_server_shut_down_goes_elsewhere(self):
+        failure = Failure(grpc.StatusCode.CANCELLED, "CANCELLED", is_bare=True)
+        for tokens in (0, 2):
+            server, other = self.serve(Script(tokens=tokens, failure=failure)), self.serve(Script(tokens=4))
+            events, error = self.connect(server, other).collect("hello", max_new_tokens=4)
+            self.assertIsNone(error)
+            self.assertEqual(self.tokens(events), [0, 1, 2, 3])
+
     def test_a_gap_is_an_error(self):
         server = self.serve(Script(tokens=3, skip=1))
         _, error = self.connect(server).collect("hello")

@@ -17,6 +17,7 @@ class Failure:
     message: str
     field: str | None = None
     retry_after_ms: int | None = None
+    is_bare: bool = False  # without details, as gRPC itself says it
 
 
 @dataclass
@@ -134,5 +135,6 @@ def _abort(context, failure: Failure) -> None:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
     status = status_pb2.Status(code=failure.code.value[0], message=failure.message, details=packed)
-    context.set_trailing_metadata([("grpc-status-details-bin", status.SerializeToString())])
+    if not failure.is_bare:
+        context.set_trailing_metadata([("grpc-status-details-bin", status.SerializeToString())])
     context.abort(failure.code, failure.message)

@@ -21,14 +21,14 @@ using cuda::kMaxLogitsRows;
 using cuda::StepRecord;
 
 // Counts every change of the order in which the executor's numbers are summed or rounded.
-constexpr uint32_t kRecipeVersion = 1;
+constexpr uint32_t kRecipeVersion = 2;
 // Counts every change of sampling.h's kernels.
 constexpr uint32_t kSamplerVersion = 1;
 
 constexpr uint32_t kMaxStepsInFlight = 2;
 constexpr uint32_t kMostBatchedTokens = 1 << 20;
 // Items of decode attention that share rows, at most: their partial results take memory.
-constexpr uint32_t kMaxParts = 4096;
+constexpr uint32_t kMaxParts = 8192;
 // Left for graphs and for what the driver takes as kernels are first used.
 constexpr uint64_t kReserveBytes = uint64_t{1} << 30;
 
@@ -218,6 +218,13 @@ absl::Status CudaExecutor::AllocateSteps() {
 }
 
 absl::StatusOr<uint32_t> CudaExecutor::NumBlocks() {
+  // One sequence at full length must fit, or it would never be served.
+  const uint64_t needed = CeilDiv(limits_.context_length, options_.block_size);
+  if (options_.num_blocks > 0 && options_.num_blocks < needed) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the KV pool: a sequence of ", limits_.context_length, " tokens needs ",
+                     needed, " blocks, and ", options_.num_blocks, " are asked for"));
+  }
   if (options_.num_blocks > 0) return options_.num_blocks;
   const uint64_t block_bytes = model_->kv_bytes_per_block();
   size_t free = 0;
@@ -235,8 +242,6 @@ absl::StatusOr<uint32_t> CudaExecutor::NumBlocks() {
     bytes = allowed > taken ? allowed - taken : 0;
     bound = absl::StrCat("gpu_memory_utilization ", options_.gpu_memory_utilization, " leaves ");
   }
-  // One sequence at full length must fit, or it would never be served.
-  const uint64_t needed = CeilDiv(limits_.context_length, options_.block_size);
   if (bytes / block_bytes < needed) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "the KV pool: a sequence of ", limits_.context_length, " tokens needs ",
@@ -416,7 +421,7 @@ absl::Status CudaExecutor::EnqueueSampling(const DeviceStepInputs& at, uint32_t 
   slots_.Describe(&args);
   pending.Describe(first, &args);
   const cudaError_t error = cuda::Sample(args, builder_->needs(), stream_.get());
-  return error == cudaSuccess ? absl::OkStatus() : CudaStatus(error, "sampling");
+  return error == cudaSuccess ? absl::OkStatus() : StepError(error, "sampling");
 }
 
 absl::Status CudaExecutor::ShowLogits(const StepRecord& record, uint32_t first, uint32_t count) {

@@ -1,5 +1,6 @@
 #include "worker/device/cuda/cuda_rank_group.h"
 
+#include <cstdlib>
 #include <mutex>
 #include <thread>
 
@@ -21,6 +22,8 @@ CudaRankGroup::CudaRankGroup(uint32_t size)
 
 absl::StatusOr<std::shared_ptr<CudaRankGroup>> CudaRankGroup::Create(uint32_t size) {
   std::shared_ptr<CudaRankGroup> group(new CudaRankGroup(size));
+  // Ranks are threads of this process: how they find each other is nobody else's to connect to.
+  setenv("NCCL_SOCKET_IFNAME", "lo", /*overwrite=*/0);
   absl::Status status = NcclStatus(ncclGetUniqueId(&group->id_), "a group's id", nullptr);
   if (!status.ok()) return status;
   return group;
@@ -84,7 +87,12 @@ void CudaRankGroup::Abort(const absl::Status& why) {
   std::vector<std::thread> threads;
   for (ncclComm_t communicator : communicators) {
     if (communicator == nullptr) continue;
-    threads.emplace_back([communicator] { ncclCommRevoke(communicator, NCCL_REVOKE_DEFAULT); });
+    threads.emplace_back([communicator] {
+      // A revoked communicator can still be destroyed; one that cannot be revoked is ended for
+      // good.
+      if (ncclCommRevoke(communicator, NCCL_REVOKE_DEFAULT) == ncclSuccess) return;
+      ncclCommAbort(communicator);
+    });
   }
   for (std::thread& thread : threads) thread.join();
 }

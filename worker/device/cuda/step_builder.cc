@@ -231,7 +231,8 @@ void StepBuilder::AddLogitsRow(const Slot& slot, SlotId id, uint32_t position, b
 }
 
 // Cut so that all rows' items together fill the device about once: a long row beside many short
-// ones is cut, too. However it is done, the bits are the same, if attention is exact: then an item
+// ones is cut, too. Parts are bounded, so the longest rows get them first; beyond the bound a row
+// stays whole. However it is done, the bits are the same, if attention is exact: then an item
 // leaves a partial result for each of its segments. If not, it is cut at tiles and leaves one.
 void StepBuilder::AddDecodeItems() {
   const uint32_t segment_size = options_.exact ? kAttentionSegment : kAttentionTile;
@@ -243,6 +244,16 @@ void StepBuilder::AddDecodeItems() {
   work *= options_.num_kv_heads;
   const uint64_t share = (work + options_.attention_blocks - 1) / options_.attention_blocks;
   const uint32_t each = static_cast<uint32_t>(std::max<uint64_t>(1, share));
+  uint64_t num_cut = 0;  // parts that there would be without the bound
+  for (const uint32_t row : decode_rows_) {
+    const uint32_t segments = segments_of(row);
+    const uint32_t items = CeilDiv(segments, each);
+    if (items > 1) num_cut += options_.exact ? segments : items;
+  }
+  if (num_cut > options_.max_parts) {
+    std::stable_sort(decode_rows_.begin(), decode_rows_.end(),
+                     [&](uint32_t a, uint32_t b) { return segments_of(a) > segments_of(b); });
+  }
   uint32_t num_parts = 0;
   for (const uint32_t row : decode_rows_) {
     const uint32_t segments = segments_of(row);

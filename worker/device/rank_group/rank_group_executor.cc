@@ -46,7 +46,8 @@ RankGroupExecutor::~RankGroupExecutor() {
 }
 
 absl::Status RankGroupExecutor::Launch(const StepPlan& plan) {
-  return OnAllRanks([&](uint32_t rank) { return ranks_[rank]->Launch(plan); });
+  plan_ = plan;  // which ranks may still be at when an error has returned
+  return OnAllRanksUntilError([this](uint32_t rank) { return ranks_[rank]->Launch(plan_); });
 }
 
 absl::Status RankGroupExecutor::Collect(StepResult* result) {

@@ -22,8 +22,8 @@ namespace quire {
 // error.
 //
 // Any rank's error is the group's, final as ModelExecutor says, and names the rank. It aborts the
-// group, so that ranks that wait for the lost one return; Collect does not wait until they have,
-// which takes NCCL about a second, but the destructor does.
+// group, so that ranks that wait for the lost one return; Launch and Collect do not wait until they
+// have, which takes NCCL about a second, but the destructor does.
 class RankGroupExecutor final : public ModelExecutor {
  public:
   // Makes a rank's executor, on the rank's thread, while the others make theirs. All must come to
@@ -68,6 +68,7 @@ class RankGroupExecutor final : public ModelExecutor {
 
   const AbortRanks abort_ranks_;
   std::vector<std::unique_ptr<ModelExecutor>> ranks_;
+  StepPlan plan_;                    // that is being launched
   std::vector<StepResult> results_;  // by rank
   ExecutorLimits limits_;
 

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -75,52 +76,50 @@ std::vector<RanksSubject> Subjects() {
   return subjects;
 }
 
-class CudaRanksTest : public testing::TestWithParam<RanksSubject> {};
+class CudaRanksTest : public testing::TestWithParam<std::tuple<RanksSubject, uint32_t>> {};
 
-TEST_P(CudaRanksTest, AGroupOfAnySizeHasTheBitsOfOneGpu) {
-  if (const std::string why = WhyFewer(1); !why.empty()) GTEST_SKIP() << why;
-  const auto weights = GetParam().load();
+TEST_P(CudaRanksTest, AGroupHasTheBitsOfOneGpu) {
+  const auto& [tested, size] = GetParam();
+  if (const std::string why = WhyFewer(size); !why.empty()) GTEST_SKIP() << why;
+  const auto weights = tested.load();
   CudaExecutorOptions options;
-  options.context_length = GetParam().context_length;
+  options.context_length = tested.context_length;
   options.num_slots = 1;
   options.max_num_batched_tokens = 1;
   options.num_blocks = options.context_length / options.block_size;
   options.use_graphs = false;
   const auto alone = MakeCudaUnderTest(options, *weights);
   ASSERT_TRUE(alone.ok()) << alone.status();
-  const EngineSubject subject(GetParam().requests, **alone);
+  const EngineSubject subject(tested.requests, **alone);
 
   options.num_slots = 48;
   options.max_num_batched_tokens = 768;
   options.num_blocks = 1024;
   options.use_graphs = true;
-  for (const uint32_t size : {1u, 2u, 4u}) {
-    if (const std::string why = WhyFewer(size); !why.empty()) {
-      std::printf("summary: %s, %u ranks: skipped: %s\n", GetParam().name.c_str(), size,
-                  why.c_str());
-      continue;
-    }
-    const auto ranks = MakeCudaRanksUnderTest(options, size, *weights);
-    ASSERT_TRUE(ranks.ok()) << ranks.status();
-    ExactnessCounts counts;
-    for (uint64_t seed = 0; seed < NumSchedules(kDefaultSchedules); ++seed) {
-      SCOPED_TRACE(testing::Message() << size << " ranks, schedule " << seed);
-      TestRandom random(seed);
-      EngineSchedule schedule = RandomEngineSchedule(subject, (*ranks)->limits(), random);
-      schedule.observes_logits = seed % 4 != 3;
-      if (!RunEngineSchedule(subject, schedule, **ranks, random, &counts)) return;
-    }
-    std::printf(
-        "summary: %s, %u ranks against one GPU without a group: %lu schedules of up to %u "
-        "sequences at once, %lu preemptions, %lu rows of logits and %lu tokens compared, all "
-        "bitwise equal\n",
-        GetParam().name.c_str(), size, counts.schedules, counts.most_running, counts.preemptions,
-        counts.rows, counts.tokens);
+  const auto ranks = MakeCudaRanksUnderTest(options, size, *weights);
+  ASSERT_TRUE(ranks.ok()) << ranks.status();
+  ExactnessCounts counts;
+  for (uint64_t seed = 0; seed < NumSchedules(kDefaultSchedules); ++seed) {
+    SCOPED_TRACE(testing::Message() << "schedule " << seed);
+    TestRandom random(seed);
+    EngineSchedule schedule = RandomEngineSchedule(subject, (*ranks)->limits(), random);
+    schedule.observes_logits = seed % 4 != 3;
+    if (!RunEngineSchedule(subject, schedule, **ranks, random, &counts)) return;
   }
+  std::printf(
+      "summary: %s, %u ranks against one GPU without a group: %lu schedules of up to %u sequences "
+      "at once, %lu preemptions, %lu rows of logits and %lu tokens compared, all bitwise equal\n",
+      tested.name.c_str(), size, counts.schedules, counts.most_running, counts.preemptions,
+      counts.rows, counts.tokens);
 }
 
-INSTANTIATE_TEST_SUITE_P(Subjects, CudaRanksTest, testing::ValuesIn(Subjects()),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Subjects, CudaRanksTest,
+                         testing::Combine(testing::ValuesIn(Subjects()),
+                                          testing::Values(1u, 2u, 4u)),
+                         [](const auto& info) {
+                           return absl::StrCat(std::get<0>(info.param).name, "_",
+                                               std::get<1>(info.param), "_ranks");
+                         });
 
 TEST(CudaRanksLossTest, ALostRankEndsTheGroupWithinASecond) {
   static constexpr uint32_t kSize = 2;

@@ -175,6 +175,33 @@ TEST_F(StepBuilderTest, DecodeItemsCoverEachRowsSegmentsOnce) {
   EXPECT_LE(next_part, 64);
 }
 
+// With fewer parts than the rows would be cut into the longest rows get them.
+TEST_F(StepBuilderTest, TheLongestRowsAreCutFirst) {
+  const std::vector<uint32_t> lengths = {3000, 3500, 4000};  // 24, 28 and 32 segments
+  StepPlan fill = PlanOf({});
+  std::vector<SlotRun> runs;
+  for (SlotId slot = 0; slot < lengths.size(); ++slot) {
+    fill.filled.push_back(FillOf(slot, lengths[slot], lengths[slot] - 1, Greedy()));
+    runs.push_back({slot, 1, true});
+  }
+  Build(fill);
+  Build(PlanOf(runs));
+  std::vector<int32_t> items(lengths.size(), 0);
+  std::vector<int32_t> next(lengths.size(), 0);
+  int32_t num_parts = 0;
+  for (const DecodeItem& item : inputs().decode_items) {
+    ++items[item.row];
+    EXPECT_EQ(item.first_segment, next[item.row]);
+    next[item.row] += item.num_segments;
+    if (item.num_items > 1) num_parts = std::max(num_parts, item.first_part + item.num_parts);
+  }
+  EXPECT_THAT(next, ElementsAre(24, 28, 32));
+  EXPECT_EQ(items[0], 1);
+  EXPECT_GT(items[1], 1);
+  EXPECT_GT(items[2], 1);
+  EXPECT_EQ(num_parts, 60);  // of 64
+}
+
 // What benchmarks compare exactness with: items of tiles, each with one part.
 class InexactStepBuilderTest : public StepBuilderTest {
  protected:

@@ -187,7 +187,7 @@ class LinearShape::Contest {
     const Spec& spec = shape_.spec_;
     const uint32_t rows = PaddedRows(spec.max_rows);
     cudaError_t error =
-        FillNormalBf16(trial_.inputs, size_t{rows} * spec.k, spec.n + spec.k, 1.0f, stream_);
+        FillActivationsBf16(trial_.inputs, size_t{rows} * spec.k, spec.n + spec.k, stream_);
     if (error != cudaSuccess) return error;
     return RunInParts(spec, trial_.weights.front(), trial_.bias, trial_.inputs, rows,
                       reference_.data(), stream_);
@@ -368,7 +368,12 @@ absl::Status LinearShape::Choose(const Trial& trial, cudaStream_t stream) {
       ++num_tried_;
       choice->algorithm = algorithm;
       const absl::StatusOr<bool> is_exact = contest->IsExact(*choice);
-      if (!is_exact.ok()) return is_exact.status();
+      if (!is_exact.ok()) {
+        // The library may refuse what it proposed; a device that is lost answers nothing any more.
+        cudaGetLastError();
+        if (cudaStreamSynchronize(stream) != cudaSuccess) return is_exact.status();
+        continue;
+      }
       if (!*is_exact) continue;
       ++num_exact;
       const absl::StatusOr<float> time = contest->Time(*choice);

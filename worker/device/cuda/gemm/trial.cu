@@ -15,7 +15,10 @@ __device__ __forceinline__ uint64_t Mix(uint64_t z) {
   return z ^ (z >> 31);
 }
 
-__global__ void FillKernel(__nv_bfloat16* data, size_t count, uint64_t seed, float deviation) {
+// With `outliers` one number in 64 is up to 2^10 times as large, and one as small: activations are
+// so, and where exponents differ sums show how they were aligned.
+__global__ void FillKernel(__nv_bfloat16* data, size_t count, uint64_t seed, float deviation,
+                           bool outliers) {
   const size_t step = size_t{gridDim.x} * blockDim.x;
   for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += step) {
     const uint64_t bits = Mix(seed + (i + 1) * 0x9E3779B97F4A7C15ull);
@@ -24,7 +27,14 @@ __global__ void FillKernel(__nv_bfloat16* data, size_t count, uint64_t seed, flo
                                          (bits >> 32 & 0xFFFF) + (bits >> 48)) *
                           0x1p-16f -
                       2.0f;
-    data[i] = __float2bfloat16_rn(sum * 1.7320508f * deviation);
+    float value = sum * 1.7320508f * deviation;
+    if (outliers) {
+      const uint64_t more = Mix(bits);
+      const int exponent = 1 + static_cast<int>((more >> 8) % 10);
+      if ((more & 63) == 0) value = ldexpf(value, exponent);
+      if ((more & 63) == 1) value = ldexpf(value, -exponent);
+    }
+    data[i] = __float2bfloat16_rn(value);
   }
 }
 
@@ -43,7 +53,13 @@ __global__ void CountKernel(const T* a, const T* b, size_t count, unsigned long 
 cudaError_t FillNormalBf16(void* data, size_t count, uint64_t seed, float deviation,
                            cudaStream_t stream) {
   FillKernel<<<kBlocks, kThreads, 0, stream>>>(static_cast<__nv_bfloat16*>(data), count, seed,
-                                               deviation);
+                                               deviation, false);
+  return cudaGetLastError();
+}
+
+cudaError_t FillActivationsBf16(void* data, size_t count, uint64_t seed, cudaStream_t stream) {
+  FillKernel<<<kBlocks, kThreads, 0, stream>>>(static_cast<__nv_bfloat16*>(data), count, seed, 1.0f,
+                                               true);
   return cudaGetLastError();
 }
 

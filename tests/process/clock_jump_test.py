@@ -1,0 +1,136 @@
+"""The wall clock jumps, by hours and days, either way: nothing happens, since only steady clocks decide.
+
+The processes run with a wall clock of their own (clock_shim.cc), which jumps while the machine's goes on. The steady
+clock is not touched, as by settimeofday.
+"""
+
+import datetime
+import os
+import pathlib
+import re
+import struct
+import time
+import unittest
+
+from grpc import StatusCode
+from harness import BIN, Stage, figure, main, wait_until
+from quire.v1 import inference_pb2 as pb
+from service import Service, request
+
+SHIM = pathlib.Path(os.environ.get("QUIRE_CLOCK_SHIM", BIN / "libquire_clock_shim.so"))
+HOUR_S = 3600
+JUMPS_S = (HOUR_S, -HOUR_S, 3 * 24 * HOUR_S, -3 * 24 * HOUR_S)
+NUM_STREAMS = 6
+NUM_TOKENS = 500  # one second at 2 ms a step
+SILENCE_S = 1.5  # after which a worker would be SUSPECT
+
+
+class ClockJumpTest(unittest.TestCase):
+
+    def setUp(self):
+        stage = self.stage = Stage.of_test(self)
+        self.offsets_s = {}
+        self.coordinator = stage.coordinator(environment=self.clock("coordinator"))
+        model = stage.model("ghost", context=65536)
+        self.workers = [
+            stage.fake_worker(model, "--join", self.coordinator.address, "--num-gpu-blocks-override", 8192,
+                              step_us=2000, environment=self.clock(f"worker {i}")) for i in range(2)]
+        self.service = Service(stage, self.coordinator.address)
+        self.service.wait_ready(2)
+        undisturbed = [self.service.start(self.message(i)) for i in range(NUM_STREAMS)]
+        self.expected = [stream.ok().tokens[0] for stream in undisturbed]
+
+    def message(self, number):
+        return request([number + 1, 2], new=NUM_TOKENS, timeout_ms=50_000)
+
+    def clock(self, name):
+        """The environment of a process whose clock `jump` can move."""
+        file = self.stage.folder / f"{name}.clock"
+        file.write_bytes(bytes(8))
+        self.offsets_s[name] = 0
+        return {"LD_PRELOAD": str(SHIM), "CLOCK_REALTIME_SHIM": str(file)}
+
+    def jump(self, seconds, *names):
+        for name in names or self.offsets_s:
+            self.offsets_s[name] += seconds
+            with (self.stage.folder / f"{name}.clock").open("r+b") as file:
+                file.write(struct.pack("q", self.offsets_s[name] * 10**9))
+
+    def assert_clock_is_off(self, process, seconds):
+        """As the time of its last line in the log says."""
+        *_, last = re.findall(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d", process.log())
+        off = datetime.datetime.fromisoformat(last) - datetime.datetime.now()
+        self.assertAlmostEqual(off.total_seconds(), seconds, delta=60 + 3600 * (abs(seconds) > 24 * HOUR_S))
+
+    def test_nothing_happens_under_load(self):
+        jumps = [(seconds, names) for seconds in JUMPS_S for names in ((), ("coordinator",), ("worker 0",))]
+        gaps = []
+        for seconds, names in jumps:
+            with self.subTest(seconds=seconds, of=names or "all"):
+                streams = [self.service.start(self.message(i)) for i in range(NUM_STREAMS)]
+                for stream in streams:
+                    stream.wait_for_tokens(5)
+                self.jump(seconds, *names)
+                for stream, expected in zip(streams, self.expected):
+                    self.assertEqual(stream.ok().tokens[0], expected)
+                    self.assertEqual(len(stream.notices), 0)
+                    gaps.append(max(b - a for a, b in zip(stream.token_times, stream.token_times[1:])))
+                self.assertEqual([load.state for load in self.service.load()], 2 * [pb.WorkerLoad.READY])
+                if not names or "coordinator" in names:
+                    self.assert_clock_is_off(self.coordinator, self.offsets_s["coordinator"])
+        # By now every worker would have been found silent.
+        since = time.monotonic()
+        wait_until(lambda: self.states_are_ready() and time.monotonic() - since > SILENCE_S, "workers READY all along")
+        figure(f"{len(jumps)} jumps of the wall clock under load: 0 of {len(jumps) * NUM_STREAMS} streams moved or "
+               "ended; longest pause", 1000 * max(gaps), "ms")
+
+    def states_are_ready(self):
+        states = [load.state for load in self.service.load()]
+        self.assertEqual(states, 2 * [pb.WorkerLoad.READY])
+        return True
+
+    def test_deadlines_hold_and_no_others(self):
+        for seconds in JUMPS_S:
+            with self.subTest(seconds=seconds):
+                # timeout_ms, the call's deadline, and none.
+                short = [self.service.start(request(new=60000, timeout_ms=800)),
+                         self.service.start(request(new=60000), 0.8)]
+                long = self.service.start(request(new=NUM_TOKENS), 50)
+                for stream in (*short, long):
+                    stream.wait_for_tokens(5)
+                began = time.monotonic()
+                self.jump(seconds)
+                for stream in short:
+                    self.assertEqual(stream.end().error.code, StatusCode.DEADLINE_EXCEEDED)
+                    self.assertLess(stream.ended_at - began, 20)
+                long.ok()
+
+    def test_a_worker_that_restarts_is_found_again(self):
+        for number, seconds in enumerate(JUMPS_S):
+            with self.subTest(seconds=seconds):
+                self.jump(seconds)
+                self.workers[0].kill()
+                wait_until(lambda: pb.WorkerLoad.DEAD in [load.state for load in self.service.load()], "a worker DEAD")
+                self.jump(seconds if number % 2 else -seconds)
+                self.workers[0] = self.stage.again(self.workers[0])
+                began = time.monotonic()
+                self.service.wait_ready(2)
+                figure(f"worker restarted after a jump of {seconds:,} s: READY after",
+                       1000 * (time.monotonic() - began), "ms")
+
+    def test_a_drain_ends_in_time(self):
+        streams = [self.service.start(self.message(i)) for i in range(NUM_STREAMS)]
+        for stream in streams:
+            stream.wait_for_tokens(5)
+        self.workers[0].terminate()
+        self.jump(-HOUR_S)
+        self.assertEqual(self.workers[0].wait(), 0)
+        for stream, expected in zip(streams, self.expected):
+            self.assertEqual(stream.ok().tokens[0], expected)
+        self.coordinator.terminate()
+        self.jump(HOUR_S)
+        self.assertEqual(self.coordinator.wait(), 0)
+
+
+if __name__ == "__main__":
+    main()
