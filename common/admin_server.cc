@@ -109,7 +109,11 @@ class AdminServer::Service final : public admin::v1::Admin::CallbackService {
 
 AdminServer::AdminServer() = default;
 
-AdminServer::~AdminServer() { service_->AbortAll(); }
+AdminServer::~AdminServer() {
+  service_->AbortAll();
+  // Cancels what has come meanwhile.
+  if (server_ != nullptr) server_->Shutdown(SteadyDeadline(0));
+}
 
 absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(
     const Address& listen, const std::shared_ptr<grpc::ServerCredentials>& credentials,

@@ -21,7 +21,7 @@ struct ServerFlags {
   TlsFiles tls;
   std::string join_token_file;  // empty: no token
   EtcdFlags etcd;
-  std::string admin_address;    // empty: none
+  std::string admin_address;  // empty: none
 };
 
 void DeclareServerFlags(FlagSet& flags, ServerFlags* f);
