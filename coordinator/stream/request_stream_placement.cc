@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/clock.h"
 #include "common/rpc_status.h"
 #include "coordinator/stream/request_stream.h"
 
@@ -36,7 +35,7 @@ worker::v1::Submit RequestStream::MakeSubmit() const {
     submit.add_choice_finished(choice.finished.has_value());
   }
   if (request_.queue_timeout_ms > 0 && first_token_at_ < 0) {
-    const int64_t spent_ms = (SteadyMicros() - received_at_) / 1000;
+    const int64_t spent_ms = (context_.timers->Now() - received_at_) / 1000;
     submit.set_queue_timeout_ms(
         static_cast<uint32_t>(std::max<int64_t>(1, int64_t{request_.queue_timeout_ms} - spent_ms)));
   }
@@ -124,7 +123,7 @@ RequestStream::Placed RequestStream::SubmitTo(const std::shared_ptr<WorkerLink>&
       if (drains) {
         // What it says from now on is void. If the other does not take it, it waits for a third.
         CancelAtWorker(std::nullopt, &effects);
-        moving_since_ = SteadyMicros();
+        moving_since_ = context_.timers->Now();
         num_move_tries_ = 0;
         moving_why_ = "the worker drains";
       }
@@ -186,8 +185,9 @@ void RequestStream::StayUnplaced(const absl::Status& status) {
 
 void RequestStream::Wait(const absl::Status& status, Effects* effects) {
   FinishStopped();
-  const int64_t now = SteadyMicros();
-  if (!output_.choices.empty() && output_.is_complete()) {
+  const int64_t now = context_.timers->Now();
+  // One that no worker had here was never accepted, and cannot end well without that.
+  if (output_.accepted.has_value() && output_.is_complete()) {
     EndLocked(absl::OkStatus(), effects);
   } else if (moving_since_ < 0) {
     EndLocked(status, effects);
@@ -211,7 +211,7 @@ void RequestStream::Wait(const absl::Status& status, Effects* effects) {
 void RequestStream::LeaveWorker(const absl::Status& why) {
   link_ = nullptr;
   ++attempt_;
-  moving_since_ = SteadyMicros();
+  moving_since_ = context_.timers->Now();
   num_move_tries_ = 0;
   moving_why_ = std::string(why.message());
 }

@@ -21,7 +21,7 @@ absl::StatusOr<StreamTable::Found> StreamTable::FindOrMake(
     const std::string& request_id, const std::string& fingerprint,
     const std::function<std::shared_ptr<RequestStream>()>& make) {
   MutexLock lock(mutex_);
-  DropExpired(SteadyMicros());
+  DropExpired(clock_());
   std::shared_ptr<RequestStream> known;
   if (const auto live = live_.find(request_id); live != live_.end()) {
     known = live->second;
@@ -42,7 +42,7 @@ absl::StatusOr<StreamTable::Found> StreamTable::FindOrMake(
     return Found{std::move(known), false, *std::move(slot)};
   }
   for (const auto& [body, until] : quarantined_) {
-    if (body != fingerprint || until <= SteadyMicros()) continue;
+    if (body != fingerprint || until <= clock_()) continue;
     return absl::FailedPreconditionError(
         "quarantined: workers were lost while they ran this request, the last with nothing else");
   }
@@ -71,7 +71,7 @@ absl::StatusOr<std::shared_ptr<void>> StreamTable::TakeSlot(size_t most) {
 
 void StreamTable::Quarantine(const RequestStream& stream) {
   MutexLock lock(mutex_);
-  quarantined_.emplace_back(stream.fingerprint(), SteadyMicros() + kQuarantineMicros);
+  quarantined_.emplace_back(stream.fingerprint(), clock_() + kQuarantineMicros);
   if (quarantined_.size() > kMaxQuarantined) quarantined_.pop_front();
 }
 
@@ -86,7 +86,7 @@ void StreamTable::OnEnd(RequestStream& stream, const absl::Status& status) {
   MutexLock lock(mutex_);
   const auto found = live_.find(stream.request_id());
   if (found == live_.end() || found->second.get() != &stream) return;
-  const int64_t now = SteadyMicros();
+  const int64_t now = clock_();
   if (status.ok()) {
     const auto kept = kept_.insert(kept_.end(), {found->second, now + kKeepMicros, num_bytes});
     kept_by_id_[stream.request_id()] = kept;

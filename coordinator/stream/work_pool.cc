@@ -27,6 +27,18 @@ bool WorkPool::Post(std::function<void()> work) {
   return true;
 }
 
+bool WorkPool::RunOne() {
+  std::function<void()> work;
+  {
+    MutexLock lock(mutex_);
+    if (stopping_ || queue_.empty()) return false;
+    work = std::move(queue_.front());
+    queue_.pop_front();
+  }
+  work();
+  return true;
+}
+
 void WorkPool::Run() {
   for (;;) {
     std::function<void()> work;

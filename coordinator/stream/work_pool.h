@@ -15,6 +15,7 @@ namespace quire {
 // safe.
 class WorkPool {
  public:
+  // Without threads, work runs in RunOne alone.
   WorkPool(size_t num_threads, size_t max_queued);
   ~WorkPool() { Stop(); }
   WorkPool(const WorkPool&) = delete;
@@ -22,6 +23,9 @@ class WorkPool {
 
   // False: the queue is full, or stopped. Work begins in the order of the calls.
   [[nodiscard]] bool Post(std::function<void()> work);
+
+  // Runs what has waited longest. False: nothing did.
+  bool RunOne();
 
   // Waits for what runs; what is queued never runs. Not from the pool's own work.
   void Stop();

@@ -257,6 +257,21 @@ TEST_F(RequestStreamTest, AStopStringEndsAChoiceAtItsToken) {
   ExpectIdle("a:1");
 }
 
+TEST_F(RequestStreamTest, AResumeThatHasEndedDoesNotEndWellUnaccepted) {
+  StartWorker("a:1");
+  PreparedRequest request = Prepared(400);
+  request.emitted = {Expected(40)};
+  const std::string text = *coordinator_.model()->tokenizer()->Decode(request.emitted[0], true);
+  const auto letter =
+      std::find_if(text.begin(), text.end(), [](char c) { return c > ' ' && c <= '~'; });
+  ASSERT_NE(letter, text.end());
+  request.parameters.add_stop_strings(std::string(1, *letter));
+  request.worker = "b:1";  // not there
+  Run run = Start("r", std::move(request));
+  const absl::Status status = run.client->WaitForEnd();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+}
+
 TEST_F(RequestStreamTest, CancelReportsUsageAndFreesTheBlocks) {
   StartWorker("a:1", {.step_micros = 2'000});
   Run run = Start("r", Prepared(400, 3));

@@ -52,7 +52,6 @@ class SteppedCoordinator {
   WorkerRegistry& registry() { return registry_; }
   WorkerView View() const { return registry_.Views().front(); }
 
-  // As InferenceService::MakePrepared.
   absl::StatusOr<PreparedRequest> Prepare(const v1::GenerateRequest& request,
                                           const std::string& request_id) const;
   RequestStream::Context MakeContext();
