@@ -15,6 +15,7 @@
 #include "coordinator/registry/worker_registry.h"
 #include "coordinator/stream/request_stream.h"
 #include "coordinator/stream/stream_table.h"
+#include "coordinator/stream/timer_queue.h"
 #include "scheduler/batch/batch_scheduler.h"
 #include "tests/fakes/in_process_stream.h"
 #include "worker/device/fake/fake_executor.h"

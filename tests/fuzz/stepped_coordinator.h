@@ -16,6 +16,7 @@
 #include "coordinator/registry/placer.h"
 #include "coordinator/registry/worker_registry.h"
 #include "coordinator/stream/request_stream.h"
+#include "coordinator/stream/timer_queue.h"
 
 namespace quire {
 
