@@ -272,6 +272,21 @@ TEST_F(RequestStreamTest, AResumeThatHasEndedDoesNotEndWellUnaccepted) {
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
 }
 
+TEST_F(RequestStreamTest, WhatAResumeBroughtHasNoLogprobsForOthers) {
+  StartWorker("a:1");
+  PreparedRequest request = Prepared(10);
+  request.parameters.set_logprobs(0);
+  request.emitted = {Expected(4)};
+  Run run = Start("r", std::move(request));
+  EXPECT_TRUE(run.client->WaitForEnd().ok());
+  // It checks the values that it gets.
+  const auto late = std::make_shared<TestClient>(run.stream, ResumeTokens());
+  ASSERT_TRUE(run.stream->Attach(late, {}, std::nullopt, ""));
+  EXPECT_TRUE(late->WaitForEnd().ok());
+  EXPECT_EQ(late->tokens(), Expected(10));
+  EXPECT_EQ(late->num_deltas(), 2u);
+}
+
 TEST_F(RequestStreamTest, CancelReportsUsageAndFreesTheBlocks) {
   StartWorker("a:1", {.step_micros = 2'000});
   Run run = Start("r", Prepared(400, 3));
