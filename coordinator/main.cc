@@ -165,7 +165,7 @@ int Run(int argc, char** argv) {
                           [channel = credentials.channel()](const std::string& address) {
                             return MakeGrpcWorkerConnector(address, channel);
                           });
-  Placer placer(&registry);
+  Placer placer(&registry, &timers);
   StreamTable streams(flags.max_streams);
 
   InferenceService::Context context{&registry, &placer, &streams, &work_pool, {}, nullptr};

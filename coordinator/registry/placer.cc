@@ -4,7 +4,6 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
-#include "common/clock.h"
 #include "common/rpc_status.h"
 #include "scheduler/placement/placement_policy.h"
 
@@ -32,8 +31,8 @@ bool IsOverShare(const WorkerView& view, const std::string& tenant) {
 
 }  // namespace
 
-Placer::Placer(WorkerRegistry* registry)
-    : registry_(registry), affinity_(RandomKey(), kMaxAffinityChunks) {}
+Placer::Placer(WorkerRegistry* registry, const Timers* timers)
+    : registry_(registry), timers_(timers), affinity_(RandomKey(), kMaxAffinityChunks) {}
 
 absl::StatusOr<Placer::Target> Placer::Resolve(const std::string& model, v1::Engine engine,
                                                const std::string& worker) const {
@@ -92,14 +91,14 @@ absl::Status Placer::EveryQueueIsFull(const std::vector<const WorkerView*>& work
     ended_per_s += std::max(0.0, view->load.ended_per_s());
     num_here += view->snapshot.load();
   }
-  const int64_t now = SteadyMicros();
+  const int64_t now = timers_->Now();
   refused_at_.store(now, std::memory_order_relaxed);
   return WithRetryDelay(absl::ResourceExhaustedError("every queue is full: try again later"),
                         retries_.NextMs(now, ended_per_s, num_here));
 }
 
 absl::Status Placer::CheckRoom(const v1::GenerateRequest& request) {
-  if (SteadyMicros() - refused_at_.load(std::memory_order_relaxed) > kAskMicros) {
+  if (timers_->Now() - refused_at_.load(std::memory_order_relaxed) > kAskMicros) {
     return absl::OkStatus();
   }
   const uint32_t num_choices = request.sampling().has_n() ? request.sampling().n() : 1;

@@ -13,6 +13,7 @@
 #include "common/mutex.h"
 #include "coordinator/registry/served_names.h"
 #include "coordinator/registry/worker_registry.h"
+#include "coordinator/stream/timers.h"
 #include "scheduler/batch/retry_estimator.h"
 #include "scheduler/placement/prefix_affinity.h"
 
@@ -39,7 +40,7 @@ struct Placement {
 // Brings requests and the registry's snapshots before the placement policy. Thread safe.
 class Placer {
  public:
-  explicit Placer(WorkerRegistry* registry);
+  Placer(WorkerRegistry* registry, const Timers* timers);
 
   // The model that is meant (FindModel, whose errors it gives too; by a worker's name alone, its
   // model), with its workers' limits. NOT_FOUND, naming those that exist, for an engine or a
@@ -74,6 +75,7 @@ class Placer {
       QUIRE_REQUIRES(mutex_);
 
   WorkerRegistry* const registry_;
+  const Timers* const timers_;
   std::atomic<int64_t> refused_at_ = INT64_MIN / 2;  // the last time; steady, microseconds
   Mutex mutex_;
   RetrySchedule retries_ QUIRE_GUARDED_BY(mutex_);

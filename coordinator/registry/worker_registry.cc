@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/clock.h"
 #include "common/logging.h"
 
 namespace quire {
@@ -51,7 +50,7 @@ std::shared_ptr<WorkerLink> WorkerRegistry::AddLink(const std::string& address, 
   Entry& entry = workers_[number];
   entry.link = WorkerLink::Create(number, address, connect_(address), context_);
   entry.is_static = is_static;
-  entry.last_alive = SteadyMicros();
+  entry.last_alive = context_.timers->Now();
   return entry.link;
 }
 
@@ -226,7 +225,7 @@ std::shared_ptr<WorkerLink> WorkerRegistry::Find(WorkerNumber number) const {
 }
 
 void WorkerRegistry::Tick() {
-  const int64_t now = SteadyMicros();
+  const int64_t now = context_.timers->Now();
   for (const auto& link : Links()) {
     link->Tick();
     // One that is connected stays, also if its model cannot be read.

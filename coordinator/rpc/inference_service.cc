@@ -12,6 +12,7 @@
 #include "common/version.h"
 #include "coordinator/rpc/describe.h"
 #include "coordinator/rpc/generate_call.h"
+#include "coordinator/rpc/prepare.h"
 #include "coordinator/rpc/validate.h"
 
 namespace quire {
@@ -153,36 +154,10 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(
 
 void InferenceService::Prepare(const v1::GenerateRequest& request,
                                const std::shared_ptr<RequestStream>& stream) const {
-  auto prepared = MakePrepared(request, stream->request_id());
+  auto prepared =
+      PrepareRequest(request, stream->request_id(), *context_.placer, context_.separate_tenants);
   if (!prepared.ok()) return stream->End(prepared.status());
   stream->Begin(*std::move(prepared));
-}
-
-absl::StatusOr<PreparedRequest> InferenceService::MakePrepared(
-    const v1::GenerateRequest& request, const std::string& request_id) const {
-  const auto target = context_.placer->Resolve(request.model(), request.engine(), request.worker());
-  if (!target.ok()) return target.status();
-  const ModelLimits limits{target->context_length, target->vocabulary_size};
-  auto prompt = MakePrompt(request, *target->model, limits);
-  if (!prompt.ok()) return prompt.status();
-  auto parameters = ResolveParameters(request, request_id, static_cast<uint32_t>(prompt->size()),
-                                      *target->model, limits);
-  if (!parameters.ok()) return parameters.status();
-  auto emitted = ResolveResume(request, *parameters, limits);
-  if (!emitted.ok()) return emitted.status();
-  PreparedRequest prepared;
-  prepared.model = target->model;
-  prepared.engine = target->engine;
-  prepared.worker = request.worker();
-  prepared.prompt = *std::move(prompt);
-  prepared.parameters = *std::move(parameters);
-  // Names are printable (validate.cc): with the line feed no two pairs of them read the same.
-  prepared.cache_salt = context_.separate_tenants
-                            ? absl::StrCat(request.tenant(), "\n", request.cache_salt())
-                            : request.cache_salt();
-  prepared.tenant = request.tenant();
-  prepared.emitted = *std::move(emitted);
-  return prepared;
 }
 
 grpc::ServerUnaryReactor* InferenceService::Cancel(grpc::CallbackServerContext* context,

@@ -68,8 +68,6 @@ class InferenceService final
   // Checks, tokenizes and begins a request, on the work pool.
   void Prepare(const v1::GenerateRequest& request,
                const std::shared_ptr<RequestStream>& stream) const;
-  absl::StatusOr<PreparedRequest> MakePrepared(const v1::GenerateRequest& request,
-                                               const std::string& request_id) const;
   // Runs `work` on the pool and finishes the call with its status.
   grpc::ServerUnaryReactor* OnPool(grpc::CallbackServerContext* context,
                                    std::function<absl::Status()> work);

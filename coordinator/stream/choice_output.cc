@@ -92,7 +92,7 @@ void ChoiceOutput::CopyTo(uint32_t begin, uint32_t end, v1::Delta* delta) const 
   delta->set_first_index(begin);
   delta->mutable_token_ids()->Add(ids_.begin() + begin, ids_.begin() + end);
   delta->set_text(text_.substr(TextEnd(begin), TextEnd(end) - TextEnd(begin)));
-  if (!wants_logprobs_) return;
+  if (!wants_logprobs_ || begin < num_skipped_logprobs_) return;
   for (uint32_t i = begin; i < std::min<size_t>(end, logprobs_.size()); ++i) {
     *delta->add_logprobs() = logprobs_[i];
   }

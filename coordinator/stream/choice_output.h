@@ -41,8 +41,13 @@ class ChoiceOutput {
   bool stopped() const { return matched_stop_.has_value(); }
   const std::string& matched_stop() const { return *matched_stop_; }
 
-  // Tokens [begin, end) with their text and log-probabilities, into `delta`.
+  // Tokens [begin, end) with their text and log-probabilities, into `delta`. REQUIRES: end is at
+  // most DeltaEnd(begin), so that each token or none has its log-probability.
   void CopyTo(uint32_t begin, uint32_t end, v1::Delta* delta) const;
+  // Where a Delta from `begin` on must end: those whose log-probabilities were skipped come apart.
+  uint32_t DeltaEnd(uint32_t begin) const {
+    return begin < num_skipped_logprobs_ ? num_skipped_logprobs_ : num_tokens();
+  }
   // Tokens that a Delta can be sent for: with log-probabilities, those whose values have come.
   uint32_t num_sendable() const {
     if (finished.has_value()) return num_tokens();
@@ -52,9 +57,12 @@ class ChoiceOutput {
   // The text that Flush released.
   std::string tail() const { return text_.substr(TextEnd(num_tokens())); }
 
-  // Those of the tokens so far will not come: an earlier attempt delivered them.
+  // Those of the tokens so far will not come: an earlier attempt delivered them. A client without
+  // these tokens gets them without.
   void SkipLogprobs() {
-    if (wants_logprobs_) logprobs_.resize(ids_.size());
+    if (!wants_logprobs_) return;
+    num_skipped_logprobs_ = num_tokens();
+    logprobs_.resize(ids_.size());
   }
   // Log-probabilities of tokens from `first_index` on; those known already are skipped.
   void AddLogprobs(uint32_t first_index,
@@ -89,6 +97,7 @@ class ChoiceOutput {
   std::vector<uint32_t> text_ends_;  // bytes of text_ after each token
   std::optional<std::string> matched_stop_;
   bool wants_logprobs_ = false;
+  uint32_t num_skipped_logprobs_ = 0;  // of logprobs_, which are not known
   size_t num_wanted_prompt_logprobs_ = 0;
   std::vector<v1::TokenLogprobs> logprobs_;
   std::vector<v1::TokenLogprobs> prompt_logprobs_;  // entry i is about prompt position i + 1

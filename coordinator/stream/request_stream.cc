@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/clock.h"
 #include "common/rpc_status.h"
 
 namespace quire {
@@ -15,10 +14,10 @@ RequestStream::RequestStream(uint64_t key, std::string request_id, std::string f
       request_id_(std::move(request_id)),
       fingerprint_(std::move(fingerprint)),
       context_(context),
-      received_at_(SteadyMicros()) {}
+      received_at_(context_.timers->Now()) {}
 
 void RequestStream::Carry(const Effects& effects) {
-  for (const TimerQueue::Id timer : effects.cancel_timers) {
+  for (const Timers::Id timer : effects.cancel_timers) {
     if (timer != 0) context_.timers->Cancel(timer);
   }
   if (effects.link != nullptr) {
@@ -198,7 +197,7 @@ RequestRecord RequestStream::MakeRecord(const absl::Status& status) const {
       record.cached_tokens += choice.finished->usage().cached_tokens();
   }
   if (first_token_at_ >= 0) record.first_token = first_token_at_ - received_at_;
-  record.total = SteadyMicros() - received_at_;
+  record.total = context_.timers->Now() - received_at_;
   return record;
 }
 
@@ -289,7 +288,7 @@ size_t RequestStream::num_bytes() const {
 void RequestStream::OnTokens(uint32_t attempt, uint32_t number, uint32_t first_index,
                              absl::Span<const uint32_t> ids) {
   Effects effects;
-  const int64_t now = SteadyMicros();
+  const int64_t now = context_.timers->Now();
   int64_t first_token = -1;
   int64_t gap = -1;
   {

@@ -16,7 +16,7 @@
 #include "coordinator/registry/placer.h"
 #include "coordinator/stream/choice_output.h"
 #include "coordinator/stream/stream_output.h"
-#include "coordinator/stream/timer_queue.h"
+#include "coordinator/stream/timers.h"
 #include "coordinator/worker_client/token_receiver.h"
 
 namespace quire {
@@ -73,7 +73,7 @@ class RequestStream final : public TokenReceiver,
  public:
   struct Context {
     Placer* placer;
-    TimerQueue* timers;
+    Timers* timers;
     // How long a request that lost its worker waits for an equal one, in microseconds.
     int64_t move_timeout = 30'000'000;
     // A request that so many workers were lost with is a suspect: it runs alone on a worker from
@@ -152,14 +152,14 @@ class RequestStream final : public TokenReceiver,
     std::shared_ptr<WorkerLink> link;
     std::vector<worker::v1::Cancel> cancels;
     std::optional<RequestRecord> ended;
-    std::vector<TimerQueue::Id> cancel_timers;  // 0: none
-    bool releases_worker = false;               // that was kept for it alone
+    std::vector<Timers::Id> cancel_timers;  // 0: none
+    bool releases_worker = false;           // that was kept for it alone
     bool is_quarantined = false;
   };
   struct Client {
     std::shared_ptr<ClientSink> sink;  // null: there is none
     ResumeTokens resume;               // to be compared, while it waits
-    TimerQueue::Id deadline_timer = 0;
+    Timers::Id deadline_timer = 0;
     uint64_t number = 0;
   };
   void Carry(const Effects& effects);
@@ -229,7 +229,7 @@ class RequestStream final : public TokenReceiver,
   int64_t moving_since_ QUIRE_GUARDED_BY(mutex_) = -1;
   std::string moving_why_ QUIRE_GUARDED_BY(mutex_);
   uint32_t num_move_tries_ QUIRE_GUARDED_BY(mutex_) = 0;  // since then
-  TimerQueue::Id move_timer_ QUIRE_GUARDED_BY(mutex_) = 0;
+  Timers::Id move_timer_ QUIRE_GUARDED_BY(mutex_) = 0;
   uint32_t num_lost_workers_ QUIRE_GUARDED_BY(mutex_) = 0;
   bool runs_alone_ QUIRE_GUARDED_BY(mutex_) = false;
   std::set<WorkerNumber> refused_ QUIRE_GUARDED_BY(mutex_);

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/clock.h"
 #include "common/rpc_status.h"
 #include "coordinator/stream/request_stream.h"
 
@@ -34,14 +33,14 @@ void RequestStream::OnQueueDeadline() {
   Effects effects;
   {
     MutexLock lock(mutex_);
-    if (is_queue_timeout(SteadyMicros())) EndLocked(QueueTimeout(), &effects);
+    if (is_queue_timeout(context_.timers->Now())) EndLocked(QueueTimeout(), &effects);
   }
   Carry(effects);
 }
 
 absl::Status RequestStream::QueueTimeout() const {
   return absl::DeadlineExceededError(absl::StrCat("queue_timeout_ms passed after ",
-                                                  (SteadyMicros() - received_at_) / 1000,
+                                                  (context_.timers->Now() - received_at_) / 1000,
                                                   " ms in the coordinator's queue, 0 tokens out"));
 }
 
@@ -60,7 +59,7 @@ worker::v1::Submit RequestStream::MakeSubmit() const {
     submit.add_choice_finished(choice.finished.has_value());
   }
   if (queue_deadline_.has_value() && first_token_at_ < 0) {
-    const int64_t left_ms = (*queue_deadline_ - SteadyMicros()) / 1000;
+    const int64_t left_ms = (*queue_deadline_ - context_.timers->Now()) / 1000;
     submit.set_queue_timeout_ms(static_cast<uint32_t>(std::max<int64_t>(1, left_ms)));
   }
   return submit;
@@ -149,7 +148,7 @@ RequestStream::Placed RequestStream::SubmitTo(const std::shared_ptr<WorkerLink>&
         // What it says from now on is void. If the other does not take it, it waits for a third.
         CancelAtWorker(std::nullopt, &effects);
         effects.cancels.back().set_moved(true);
-        moving_since_ = SteadyMicros();
+        moving_since_ = context_.timers->Now();
         num_move_tries_ = 0;
         moving_why_ = "the worker drains";
       }
@@ -211,8 +210,9 @@ void RequestStream::StayUnplaced(const absl::Status& status) {
 
 void RequestStream::Wait(const absl::Status& status, Effects* effects) {
   FinishStopped();
-  const int64_t now = SteadyMicros();
-  if (!output_.choices.empty() && output_.is_complete()) {
+  const int64_t now = context_.timers->Now();
+  // One that no worker had here was never accepted, and cannot end well without that.
+  if (output_.accepted.has_value() && output_.is_complete()) {
     EndLocked(absl::OkStatus(), effects);
   } else if (moving_since_ < 0) {
     const bool is_full = absl::IsResourceExhausted(status) && retry_after_ms_.has_value();
@@ -240,7 +240,7 @@ void RequestStream::Wait(const absl::Status& status, Effects* effects) {
 void RequestStream::LeaveWorker(const absl::Status& why) {
   link_ = nullptr;
   ++attempt_;
-  moving_since_ = SteadyMicros();
+  moving_since_ = context_.timers->Now();
   num_move_tries_ = 0;
   moving_why_ = std::string(why.message());
 }

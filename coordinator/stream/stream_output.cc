@@ -113,7 +113,8 @@ bool StreamOutput::TakeDelta(StreamCursor* cursor, v1::GenerateEvent* event) con
     const ChoiceOutput& choice = choices[number];
     uint32_t& next = cursor->next_index[number];
     if (next >= choice.num_sendable()) continue;
-    const uint32_t end = std::min(choice.num_sendable(), next + kMaxTokensPerDelta);
+    const uint32_t end =
+        std::min({choice.num_sendable(), next + kMaxTokensPerDelta, choice.DeltaEnd(next)});
     v1::Delta& delta = *event->mutable_delta();
     delta.set_choice(number);
     choice.CopyTo(next, end, &delta);

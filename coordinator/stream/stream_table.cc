@@ -21,7 +21,7 @@ absl::StatusOr<StreamTable::Found> StreamTable::FindOrMake(
     const std::string& request_id, const std::string& fingerprint,
     const std::function<std::shared_ptr<RequestStream>()>& make) {
   MutexLock lock(mutex_);
-  DropExpired(SteadyMicros());
+  DropExpired(clock_());
   std::shared_ptr<RequestStream> known;
   if (const auto live = live_.find(request_id); live != live_.end()) {
     known = live->second;
@@ -42,7 +42,7 @@ absl::StatusOr<StreamTable::Found> StreamTable::FindOrMake(
     return Found{std::move(known), false, *std::move(slot)};
   }
   for (const auto& [body, until] : quarantined_) {
-    if (body != fingerprint || until <= SteadyMicros()) continue;
+    if (body != fingerprint || until <= clock_()) continue;
     return absl::FailedPreconditionError(
         "quarantined: workers were lost while they ran this request, the last with nothing else");
   }
@@ -58,7 +58,7 @@ absl::StatusOr<StreamTable::Found> StreamTable::FindOrMake(
 
 absl::StatusOr<std::shared_ptr<void>> StreamTable::TakeSlot(size_t most) {
   if (num_open_ >= most) {
-    const int64_t now = SteadyMicros();
+    const int64_t now = clock_();
     return WithRetryDelay(absl::ResourceExhaustedError(
                               absl::StrCat(num_open_, " requests are open, the most allowed")),
                           retries_.NextMs(now, freed_slots_.PerSecond(now), num_open_));
@@ -67,13 +67,13 @@ absl::StatusOr<std::shared_ptr<void>> StreamTable::TakeSlot(size_t most) {
   return std::shared_ptr<void>(nullptr, [this](void*) {
     MutexLock lock(mutex_);
     --num_open_;
-    freed_slots_.OnFreed(SteadyMicros(), 1);
+    freed_slots_.OnFreed(clock_(), 1);
   });
 }
 
 void StreamTable::Quarantine(const RequestStream& stream) {
   MutexLock lock(mutex_);
-  quarantined_.emplace_back(stream.fingerprint(), SteadyMicros() + kQuarantineMicros);
+  quarantined_.emplace_back(stream.fingerprint(), clock_() + kQuarantineMicros);
   if (quarantined_.size() > kMaxQuarantined) quarantined_.pop_front();
 }
 
@@ -88,7 +88,7 @@ void StreamTable::OnEnd(RequestStream& stream, const absl::Status& status) {
   MutexLock lock(mutex_);
   const auto found = live_.find(stream.request_id());
   if (found == live_.end() || found->second.get() != &stream) return;
-  const int64_t now = SteadyMicros();
+  const int64_t now = clock_();
   if (status.ok()) {
     const auto kept = kept_.insert(kept_.end(), {found->second, now + kKeepMicros, num_bytes});
     kept_by_id_[stream.request_id()] = kept;

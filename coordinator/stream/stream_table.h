@@ -11,6 +11,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "common/clock.h"
 #include "common/mutex.h"
 #include "coordinator/stream/request_stream.h"
 #include "scheduler/batch/retry_estimator.h"
@@ -26,7 +27,9 @@ class StreamTable {
 
   // `max_open` calls may hold a request each. As many again may be open that take requests over,
   // since the calls before them may take a while to notice.
-  explicit StreamTable(size_t max_open) : max_open_(max_open) {}
+  // `clock`: steady, in microseconds.
+  explicit StreamTable(size_t max_open, std::function<int64_t()> clock = SteadyMicros)
+      : max_open_(max_open), clock_(std::move(clock)) {}
 
   struct Found {
     std::shared_ptr<RequestStream> stream;
@@ -71,6 +74,7 @@ class StreamTable {
   absl::StatusOr<std::shared_ptr<void>> TakeSlot(size_t most) QUIRE_REQUIRES(mutex_);
 
   const size_t max_open_;
+  const std::function<int64_t()> clock_;
   mutable Mutex mutex_;
   CondVar idle_;
   absl::flat_hash_map<std::string, std::shared_ptr<RequestStream>> live_ QUIRE_GUARDED_BY(mutex_);

@@ -13,7 +13,7 @@ void TimerQueue::Stop() {
   thread_.join();
 }
 
-TimerQueue::Id TimerQueue::Schedule(int64_t at, std::function<void()> function) {
+Timers::Id TimerQueue::Schedule(int64_t at, std::function<void()> function) {
   Id id;
   bool is_first;
   {

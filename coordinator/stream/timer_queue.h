@@ -9,27 +9,21 @@
 
 #include "common/clock.h"
 #include "common/mutex.h"
+#include "coordinator/stream/timers.h"
 
 namespace quire {
 
-// Runs functions at given times of the steady clock, one after the other on a thread of its own.
-// They must return at once. Thread safe.
-class TimerQueue {
+// Timers of the steady clock, on a thread of their own.
+class TimerQueue final : public Timers {
  public:
-  using Id = uint64_t;
-
   TimerQueue();
-  ~TimerQueue() { Stop(); }
+  ~TimerQueue() override { Stop(); }
   TimerQueue(const TimerQueue&) = delete;
   TimerQueue& operator=(const TimerQueue&) = delete;
 
-  // `at` in microseconds. May be called from a function that runs here.
-  Id Schedule(int64_t at, std::function<void()> function);
-  Id ScheduleAfter(int64_t delay, std::function<void()> function) {
-    return Schedule(SteadyMicros() + delay, std::move(function));
-  }
-  // Does not wait for a function that is running. Unknown ids are ignored.
-  void Cancel(Id id);
+  int64_t Now() const override { return SteadyMicros(); }
+  Id Schedule(int64_t at, std::function<void()> function) override;
+  void Cancel(Id id) override;
 
   // Waits for the function that is running; no other runs any more. Not from one of them.
   void Stop();

@@ -35,6 +35,18 @@ uint32_t WorkPool::RetryAfterMs() {
   return retries_.NextMs(now, rate_.PerSecond(now), queue_.size());
 }
 
+bool WorkPool::RunOne() {
+  std::function<void()> work;
+  {
+    MutexLock lock(mutex_);
+    if (stopping_ || queue_.empty()) return false;
+    work = std::move(queue_.front());
+    queue_.pop_front();
+  }
+  work();
+  return true;
+}
+
 void WorkPool::Run() {
   for (;;) {
     std::function<void()> work;

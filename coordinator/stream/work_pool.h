@@ -17,6 +17,7 @@ namespace quire {
 // safe.
 class WorkPool {
  public:
+  // Without threads, work runs in RunOne alone.
   WorkPool(size_t num_threads, size_t max_queued);
   ~WorkPool() { Stop(); }
   WorkPool(const WorkPool&) = delete;
@@ -26,6 +27,9 @@ class WorkPool {
   [[nodiscard]] bool Post(std::function<void()> work);
   // When one whose work was not taken should try again. Counts as told.
   uint32_t RetryAfterMs();
+
+  // Runs what has waited longest. False: nothing did.
+  bool RunOne();
 
   // Waits for what runs; what is queued never runs. Not from the pool's own work.
   void Stop();

@@ -1,10 +1,11 @@
 #include "coordinator/worker_client/worker_link.h"
 
 #include <algorithm>
+#include <iterator>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/clock.h"
 #include "common/logging.h"
 #include "common/rpc_status.h"
 
@@ -122,7 +123,7 @@ void WorkerLink::Connect() {
     if (shut_down_ || sink_ != nullptr) return;
     session = ++session_;
     opened_ = false;
-    heard_at_ = answered_at_ = SteadyMicros();
+    heard_at_ = answered_at_ = context_.timers->Now();
   }
   std::shared_ptr<WorkerConnector::Sink> sink = connector_->OpenSession(
       std::make_shared<SessionHandler>(weak_from_this(), session, Holds::Take(holds_)));
@@ -277,8 +278,17 @@ bool WorkerLink::SetWhy(const absl::Status& status) {
   return std::exchange(reported_why_, why) != why;
 }
 
+WorkerLink::Taken WorkerLink::TakeRequests() {
+  Taken taken(std::make_move_iterator(requests_.begin()), std::make_move_iterator(requests_.end()));
+  std::sort(taken.begin(), taken.end(),
+            [](const auto& a, const auto& b) { return a.first < b.first; });
+  requests_.clear();
+  num_sequences_ = 0;
+  return taken;
+}
+
 void WorkerLink::EndSession(const absl::Status& status) {
-  absl::flat_hash_map<uint64_t, Request> requests;
+  Taken requests;
   std::shared_ptr<WorkerConnector::Sink> sink;
   WorkerConnector::CancelFetch cancel_fetch;
   {
@@ -288,8 +298,7 @@ void WorkerLink::EndSession(const absl::Status& status) {
     sink = std::move(sink_);
     sink_.reset();
     opened_ = false;
-    requests.swap(requests_);
-    num_sequences_ = 0;
+    requests = TakeRequests();
     load_.Clear();
     since_progress_ = 0;
     model_.reset();  // other files may take the name while the worker is gone
@@ -339,7 +348,7 @@ void WorkerLink::Tick() {
     if (!opened_) return;
     sink = sink_;
     ping.mutable_ping()->set_nonce(++pings_);
-    const int64_t now = SteadyMicros();
+    const int64_t now = context_.timers->Now();
     const bool stood_still = now - ticked_at_ > kMaxTickMicros;
     ticked_at_ = now;
     // Words may lie unread then.
@@ -367,13 +376,12 @@ std::string WorkerLink::SuspectWhy(int64_t now) const {
 }
 
 void WorkerLink::TakeRequestsAway(const absl::Status& status) {
-  absl::flat_hash_map<uint64_t, Request> requests;
+  Taken requests;
   std::shared_ptr<WorkerConnector::Sink> sink;
   std::string name;
   {
     MutexLock lock(mutex_);
-    requests.swap(requests_);
-    num_sequences_ = 0;
+    requests = TakeRequests();
     sink = sink_;
     name = info_.name();
   }
@@ -398,7 +406,7 @@ WorkerView WorkerLink::View() const {
   view.load = load_;
   view.model = model_;
   view.why = why_;
-  const std::string suspect = SuspectWhy(SteadyMicros());
+  const std::string suspect = SuspectWhy(context_.timers->Now());
   if (!opened_) {
     view.state = was_ready_ ? v1::WorkerLoad::DEAD : v1::WorkerLoad::STARTING;
   } else if (model_ == nullptr) {
@@ -478,7 +486,7 @@ void WorkerLink::OnEvent(uint64_t session, SessionEvent event) {
   {
     MutexLock lock(mutex_);
     if (session != session_ || closed_session_ >= session) return;
-    heard_at_ = SteadyMicros();
+    heard_at_ = context_.timers->Now();
     if (event.has_pong() || event.has_opened()) answered_at_ = heard_at_;
     if (event.has_pong()) {
       since_progress_ = static_cast<int64_t>(event.pong().since_progress_ms()) * 1000;
@@ -501,7 +509,7 @@ void WorkerLink::OnEvent(uint64_t session, SessionEvent event) {
 }
 
 void WorkerLink::OnLoad(uint64_t session, const worker::v1::Load& load) {
-  std::vector<std::pair<std::shared_ptr<TokenReceiver>, uint32_t>> receivers;
+  std::map<uint64_t, std::pair<std::shared_ptr<TokenReceiver>, uint32_t>> receivers;  // by key
   {
     MutexLock lock(mutex_);
     if (session != session_) return;
@@ -509,11 +517,11 @@ void WorkerLink::OnLoad(uint64_t session, const worker::v1::Load& load) {
     load_ = load;
     if (starts_draining) {
       for (const auto& [key, request] : requests_) {
-        receivers.emplace_back(request.receiver, request.attempt);
+        receivers.emplace(key, std::pair(request.receiver, request.attempt));
       }
     }
   }
-  for (const auto& [receiver, attempt] : receivers) receiver->OnWorkerDraining(attempt);
+  for (const auto& [key, receiver] : receivers) receiver.first->OnWorkerDraining(receiver.second);
 }
 
 void WorkerLink::OnStepOutput(const StepOutput& output) {

@@ -12,7 +12,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "common/mutex.h"
 #include "coordinator/model/model_catalog.h"
-#include "coordinator/stream/timer_queue.h"
+#include "coordinator/stream/timers.h"
 #include "coordinator/stream/work_pool.h"
 #include "coordinator/worker_client/token_receiver.h"
 #include "coordinator/worker_client/worker_connector.h"
@@ -59,7 +59,7 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
 
   struct Context {
     std::string coordinator_id;
-    TimerQueue* timers;
+    Timers* timers;
     WorkPool* loader;  // where models are made of their files
     ModelCatalog* catalog;
     // Asked when a session has opened, without locks held: may this worker serve under its name?
@@ -160,6 +160,10 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   uint32_t num_load_failures_ QUIRE_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<uint64_t, Request> requests_ QUIRE_GUARDED_BY(mutex_);
   uint32_t num_sequences_ QUIRE_GUARDED_BY(mutex_) = 0;  // sum of num_running
+  // By key, so that requests which have waited longest look for another worker first.
+  using Taken = std::vector<std::pair<uint64_t, Request>>;
+  Taken TakeRequests() QUIRE_REQUIRES(mutex_);
+
   // Keys that were alive when a session was lost: cancelled when the same process is back.
   std::vector<uint64_t> lost_keys_ QUIRE_GUARDED_BY(mutex_);
 };

@@ -15,6 +15,7 @@
 #include "coordinator/registry/worker_registry.h"
 #include "coordinator/stream/request_stream.h"
 #include "coordinator/stream/stream_table.h"
+#include "coordinator/stream/timer_queue.h"
 #include "scheduler/batch/batch_scheduler.h"
 #include "tests/fakes/in_process_stream.h"
 #include "worker/device/fake/fake_executor.h"
@@ -264,7 +265,7 @@ class InProcessCoordinator {
             {"c", &timers_, &pool_, &catalog_, nullptr},
             [network](const std::string& address) { return network->Connect(address); },
             forget_micros),
-        placer_(&registry_),
+        placer_(&registry_, &timers_),
         streams_(max_live) {}
   ~InProcessCoordinator() { streams_.EndAll(absl::UnavailableError("the test is over")); }
 

@@ -257,6 +257,36 @@ TEST_F(RequestStreamTest, AStopStringEndsAChoiceAtItsToken) {
   ExpectIdle("a:1");
 }
 
+TEST_F(RequestStreamTest, AResumeThatHasEndedDoesNotEndWellUnaccepted) {
+  StartWorker("a:1");
+  PreparedRequest request = Prepared(400);
+  request.emitted = {Expected(40)};
+  const std::string text = *coordinator_.model()->tokenizer()->Decode(request.emitted[0], true);
+  const auto letter =
+      std::find_if(text.begin(), text.end(), [](char c) { return c > ' ' && c <= '~'; });
+  ASSERT_NE(letter, text.end());
+  request.parameters.add_stop_strings(std::string(1, *letter));
+  request.worker = "b:1";  // not there
+  Run run = Start("r", std::move(request));
+  const absl::Status status = run.client->WaitForEnd();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+}
+
+TEST_F(RequestStreamTest, WhatAResumeBroughtHasNoLogprobsForOthers) {
+  StartWorker("a:1");
+  PreparedRequest request = Prepared(10);
+  request.parameters.set_logprobs(0);
+  request.emitted = {Expected(4)};
+  Run run = Start("r", std::move(request));
+  EXPECT_TRUE(run.client->WaitForEnd().ok());
+  // It checks the values that it gets.
+  const auto late = std::make_shared<TestClient>(run.stream, ResumeTokens());
+  ASSERT_TRUE(run.stream->Attach(late, {}, std::nullopt, ""));
+  EXPECT_TRUE(late->WaitForEnd().ok());
+  EXPECT_EQ(late->tokens(), Expected(10));
+  EXPECT_EQ(late->num_deltas(), 2u);
+}
+
 TEST_F(RequestStreamTest, CancelReportsUsageAndFreesTheBlocks) {
   StartWorker("a:1", {.step_micros = 2'000});
   Run run = Start("r", Prepared(400, 3));

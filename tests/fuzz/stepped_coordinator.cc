@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "common/rpc_status.h"
-#include "coordinator/rpc/validate.h"
+#include "coordinator/rpc/prepare.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/text/small_tokenizers.h"
 
@@ -67,7 +67,7 @@ SteppedCoordinator::SteppedCoordinator()
       catalog_(ServedModel::Options{}),
       registry_({"c", &timers_, &loader_, &catalog_, nullptr},
                 [this](const std::string&) { return std::make_unique<Connector>(this); }),
-      placer_(&registry_) {
+      placer_(&registry_, &timers_) {
   spdlog::set_level(spdlog::level::off);
   registry_.AddStatic("w:1");
 }
@@ -160,26 +160,7 @@ void SteppedCoordinator::Greet(const worker::v1::WorkerInfo& info) {
 
 absl::StatusOr<PreparedRequest> SteppedCoordinator::Prepare(const v1::GenerateRequest& request,
                                                             const std::string& request_id) const {
-  const auto target = placer_.Resolve(request.model(), request.engine(), request.worker());
-  if (!target.ok()) return target.status();
-  const ModelLimits limits{target->context_length, target->vocabulary_size};
-  auto prompt = MakePrompt(request, *target->model, limits);
-  if (!prompt.ok()) return prompt.status();
-  auto parameters = ResolveParameters(request, request_id, static_cast<uint32_t>(prompt->size()),
-                                      *target->model, limits);
-  if (!parameters.ok()) return parameters.status();
-  auto emitted = ResolveResume(request, *parameters, limits);
-  if (!emitted.ok()) return emitted.status();
-  PreparedRequest prepared;
-  prepared.model = target->model;
-  prepared.engine = target->engine;
-  prepared.worker = request.worker();
-  prepared.prompt = *std::move(prompt);
-  prepared.parameters = *std::move(parameters);
-  prepared.cache_salt = request.cache_salt();
-  prepared.tenant = request.tenant();
-  prepared.emitted = *std::move(emitted);
-  return prepared;
+  return PrepareRequest(request, request_id, placer_, /*separate_tenants=*/false);
 }
 
 RequestStream::Context SteppedCoordinator::MakeContext() {

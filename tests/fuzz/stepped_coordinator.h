@@ -16,6 +16,7 @@
 #include "coordinator/registry/placer.h"
 #include "coordinator/registry/worker_registry.h"
 #include "coordinator/stream/request_stream.h"
+#include "coordinator/stream/timer_queue.h"
 
 namespace quire {
 
@@ -52,7 +53,6 @@ class SteppedCoordinator {
   WorkerRegistry& registry() { return registry_; }
   WorkerView View() const { return registry_.Views().front(); }
 
-  // As InferenceService::MakePrepared.
   absl::StatusOr<PreparedRequest> Prepare(const v1::GenerateRequest& request,
                                           const std::string& request_id) const;
   RequestStream::Context MakeContext();

@@ -2,22 +2,22 @@
 
 #include <utility>
 
-#include "common/clock.h"
 #include "scheduler/check.h"
 
 namespace quire {
 EngineLoop::EngineLoop(std::unique_ptr<Engine> engine, std::unique_ptr<ModelExecutor> executor,
-                       EngineListener* listener, size_t max_mailbox)
+                       EngineListener* listener, size_t max_mailbox, std::function<Micros()> clock)
     : engine_(std::move(engine)),
       executor_(std::move(executor)),
       listener_(listener),
-      max_mailbox_(max_mailbox) {}
+      max_mailbox_(max_mailbox),
+      clock_(std::move(clock)) {}
 
 EngineLoop::~EngineLoop() { Stop(); }
 
 void EngineLoop::Start() {
   QUIRE_CHECK(!thread_.joinable());
-  last_progress_ = SteadyMicros();
+  last_progress_ = clock_();
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -67,37 +67,58 @@ void EngineLoop::PostRequestLoad() {
 
 Micros EngineLoop::SinceProgress() const {
   if (idle_.load(std::memory_order_acquire)) return 0;
-  return SteadyMicros() - last_progress_.load(std::memory_order_relaxed);
+  return clock_() - last_progress_.load(std::memory_order_relaxed);
 }
 
 void EngineLoop::Run() {
-  StepPlan plan;
-  StepResult result;
-  uint32_t in_flight = 0;
-  const uint32_t max_in_flight = executor_->limits().max_steps_in_flight;
   bool may_wait = false;
   while (Receive(may_wait)) {
-    while (in_flight < max_in_flight && engine_->Plan(SteadyMicros(), &plan)) {
-      if (absl::Status status = executor_->Launch(plan); !status.ok()) {
-        return listener_->OnFatal(status);
-      }
-      ++in_flight;
-    }
-    if (in_flight > 0) {
-      if (absl::Status status = executor_->Collect(&result); !status.ok()) {
-        return listener_->OnFatal(status);
-      }
-      --in_flight;
-      const Micros now = SteadyMicros();
-      engine_->Settle(result, now);
-      steps_.fetch_add(1, std::memory_order_relaxed);
-      last_progress_.store(now, std::memory_order_relaxed);
-      may_wait = false;
-    } else {
-      may_wait = true;
-    }
-    Emit();
+    if (!Launch()) return;
+    may_wait = in_flight_ == 0;
+    if (!Complete()) return;
   }
+}
+
+bool EngineLoop::Begin() {
+  if (idle_.load(std::memory_order_relaxed) && has_mail_.load(std::memory_order_acquire)) {
+    SetIdle(false);
+  }
+  if (!Receive(/*may_wait=*/false) || !Launch()) return false;
+  if (in_flight_ == 0) SetIdle(true);
+  return true;
+}
+
+void EngineLoop::SetIdle(bool idle) {
+  if (!idle) last_progress_.store(clock_(), std::memory_order_relaxed);
+  idle_.store(idle, std::memory_order_release);  // after last_progress_
+}
+
+bool EngineLoop::Launch() {
+  const uint32_t max_in_flight = executor_->limits().max_steps_in_flight;
+  while (in_flight_ < max_in_flight && engine_->Plan(clock_(), &plan_)) {
+    if (absl::Status status = executor_->Launch(plan_); !status.ok()) {
+      listener_->OnFatal(status);
+      return false;
+    }
+    ++in_flight_;
+  }
+  return true;
+}
+
+bool EngineLoop::Complete() {
+  if (in_flight_ > 0) {
+    if (absl::Status status = executor_->Collect(&result_); !status.ok()) {
+      listener_->OnFatal(status);
+      return false;
+    }
+    --in_flight_;
+    const Micros now = clock_();
+    engine_->Settle(result_, now);
+    steps_.fetch_add(1, std::memory_order_relaxed);
+    last_progress_.store(now, std::memory_order_relaxed);
+  }
+  Emit();
+  return true;
 }
 
 bool EngineLoop::Receive(bool may_wait) {
@@ -106,10 +127,9 @@ bool EngineLoop::Receive(bool may_wait) {
   {
     MutexLock lock(mutex_);
     if (may_wait && !has_mail_.load(std::memory_order_relaxed)) {
-      idle_.store(true, std::memory_order_relaxed);
+      SetIdle(true);
       while (!has_mail_.load(std::memory_order_relaxed)) wake_.Wait(mutex_);
-      last_progress_.store(SteadyMicros(), std::memory_order_relaxed);
-      idle_.store(false, std::memory_order_release);  // after last_progress_
+      SetIdle(false);
     }
     has_mail_.store(false, std::memory_order_relaxed);
     if (stopping_) return false;
@@ -121,11 +141,11 @@ bool EngineLoop::Receive(bool may_wait) {
     if (auto* submit = std::get_if<SubmitMessage>(&message)) {
       const RequestKey key = submit->request.key;
       const uint32_t attempt = submit->request.attempt;
-      absl::Status status = engine_->Submit(std::move(submit->request), SteadyMicros());
+      absl::Status status = engine_->Submit(std::move(submit->request), clock_());
       if (!status.ok()) listener_->OnRejected(key, attempt, status);
     } else {
       const auto& cancel = std::get<CancelMessage>(message);
-      engine_->Cancel(cancel.key, cancel.choice, cancel.stop_index, SteadyMicros());
+      engine_->Cancel(cancel.key, cancel.choice, cancel.stop_index, clock_());
     }
   }
   received_.clear();

@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "common/clock.h"
 #include "common/mutex.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/engine_inbox.h"
@@ -39,7 +40,8 @@ class EngineListener {
 class EngineLoop final : public EngineInbox {
  public:
   EngineLoop(std::unique_ptr<Engine> engine, std::unique_ptr<ModelExecutor> executor,
-             EngineListener* listener, size_t max_mailbox);
+             EngineListener* listener, size_t max_mailbox,
+             std::function<Micros()> clock = SteadyMicros);
   // Stops after the step in flight. Requests that still live get no further output.
   ~EngineLoop() override;
   EngineLoop(const EngineLoop&) = delete;
@@ -47,6 +49,13 @@ class EngineLoop final : public EngineInbox {
 
   void Start();
   void Stop();
+
+  // The loop's two halves, for a caller that is its thread instead of Start's: Begin takes the mail
+  // in and launches what may run; Complete collects the oldest step, if one is in flight, and tells
+  // the listener. Neither waits for mail. False: the device is lost, or Stop was called.
+  bool Begin();
+  bool Complete();
+  uint32_t num_in_flight() const { return in_flight_; }
 
   absl::Status PostSubmit(EngineRequest request) override;
   void PostCancel(RequestKey key, std::optional<uint32_t> choice,
@@ -67,6 +76,8 @@ class EngineLoop final : public EngineInbox {
   using Message = std::variant<SubmitMessage, CancelMessage>;
 
   void Run();
+  bool Launch();
+  void SetIdle(bool idle);
   // Takes the mailbox's messages into the engine; waits for one first when `may_wait`. False: the
   // loop is to stop.
   bool Receive(bool may_wait);
@@ -77,6 +88,7 @@ class EngineLoop final : public EngineInbox {
   std::unique_ptr<ModelExecutor> executor_;
   EngineListener* listener_;
   const size_t max_mailbox_;
+  const std::function<Micros()> clock_;
 
   Mutex mutex_;
   CondVar wake_;
@@ -92,6 +104,9 @@ class EngineLoop final : public EngineInbox {
   std::atomic<bool> idle_{true};
 
   // Of the loop's thread alone.
+  StepPlan plan_;
+  StepResult result_;
+  uint32_t in_flight_ = 0;
   std::vector<Message> received_;
   EngineOutput output_;
   uint32_t last_running_ = 0;

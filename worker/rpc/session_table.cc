@@ -460,6 +460,17 @@ void SessionTable::EndChoice(Session* session, const Request& request, Choice* c
   choice->finish = std::move(finish);
 }
 
+std::vector<SessionTable::Request*> SessionTable::Select(
+    const Session& session, const std::function<bool(const Request&)>& wanted) {
+  std::vector<Request*> selected;
+  for (const auto& [key, request] : session.requests) {
+    if (wanted(*request)) selected.push_back(request.get());
+  }
+  std::sort(selected.begin(), selected.end(),
+            [](const Request* a, const Request* b) { return a->key < b->key; });
+  return selected;
+}
+
 void SessionTable::EraseIfDone(Session& session, Request* request) {
   // An orphan's end waits for the coordinator that may reclaim it.
   if (request->orphaned_at.has_value()) return;
@@ -571,14 +582,10 @@ void SessionTable::Tick() {
   // The engine answers after its step, which may take long; what it said last goes out meanwhile.
   SendLoad();
   for (auto& [number, session] : sessions_) {
-    std::vector<Request*> expired;
-    for (auto& [key, request] : session->requests) {
-      if (request->orphaned_at.has_value() &&
-          now - *request->orphaned_at >= options_.orphan_grace) {
-        expired.push_back(request.get());
-      }
-    }
-    for (Request* request : expired) {
+    const auto is_expired = [&](const Request& request) {
+      return request.orphaned_at.has_value() && now - *request.orphaned_at >= options_.orphan_grace;
+    };
+    for (Request* request : Select(*session, is_expired)) {
       Drop(*session, request, absl::CancelledError("its coordinator is gone"), nullptr);
     }
   }
@@ -608,8 +615,7 @@ size_t SessionTable::EndAll() {
   MutexLock lock(mutex_);
   const size_t num_ended = num_requests_;
   for (auto& [number, session] : sessions_) {
-    std::vector<Request*> living;
-    for (auto& [key, request] : session->requests) living.push_back(request.get());
+    const std::vector<Request*> living = Select(*session, [](const Request&) { return true; });
     if (living.empty()) continue;
     SessionEvent event;
     for (Request* request : living) {

@@ -172,6 +172,10 @@ class SessionTable final : public EngineListener {
 
   void EndChoice(Session* session, const Request& request, Choice* choice,
                  worker::v1::Finish finish) QUIRE_REQUIRES(mutex_);
+  // Those for which `wanted` holds, by key.
+  static std::vector<Request*> Select(const Session& session,
+                                      const std::function<bool(const Request&)>& wanted);
+
   // Forgets a request all of whose choices have ended and been told.
   void EraseIfDone(Session& session, Request* request) QUIRE_REQUIRES(mutex_);
   // Cancels a request and forgets it. `ends` gets the ends of its running choices, unless it is
@@ -188,7 +192,7 @@ class SessionTable final : public EngineListener {
   worker::v1::WorkerInfo info_ QUIRE_GUARDED_BY(mutex_);
   // By number; a number is never used again. Gone when nothing carries it and no request lives in
   // it.
-  absl::flat_hash_map<uint32_t, std::unique_ptr<Session>> sessions_ QUIRE_GUARDED_BY(mutex_);
+  std::map<uint32_t, std::unique_ptr<Session>> sessions_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, uint32_t> by_coordinator_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, RequestKey> by_request_id_ QUIRE_GUARDED_BY(mutex_);
   std::vector<Session*> pending_sessions_ QUIRE_GUARDED_BY(mutex_);  // empty between outputs

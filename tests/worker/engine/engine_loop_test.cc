@@ -231,5 +231,33 @@ TEST(EngineLoopFatalTest, ALostDeviceIsReported) {
   EXPECT_EQ(collector.WaitForFatal().message(), "the device is gone");
 }
 
+TEST(EngineLoopByHandTest, TheCallerIsItsThreadAndItsClock) {
+  Collector collector;
+  Micros now = 1'000;
+  const ExecutorLimits limits = TestLimits(16, 4, 2, 8, 1);
+  EngineLoop loop(MakeTestEngine(SchedulerOptions(limits)),
+                  std::make_unique<FakeExecutor>(FakeExecutor::Options{.limits = limits}),
+                  &collector, 2, [&now] { return now; });
+  ASSERT_TRUE(loop.Begin() && loop.Complete());
+  EXPECT_EQ(loop.steps(), 0u);
+  ASSERT_TRUE(loop.PostSubmit(MakeRequest(1, {1}, 2)).ok());
+  now = 5'000;
+  ASSERT_TRUE(loop.Begin());
+  EXPECT_EQ(loop.num_in_flight(), 1u);
+  EXPECT_TRUE(collector.tokens(1).empty());
+  now = 7'000;
+  EXPECT_EQ(loop.SinceProgress(), 2'000);  // since work came to an idle engine
+  ASSERT_TRUE(loop.Complete());
+  EXPECT_EQ(collector.tokens(1).size(), 1u);
+  EXPECT_EQ(loop.SinceProgress(), 0);
+  ASSERT_TRUE(loop.Begin() && loop.Complete());
+  EXPECT_EQ(collector.tokens(1), ExpectedTokens({1}, 2));
+  // Nothing is left to do: it is idle, however long that takes.
+  ASSERT_TRUE(loop.Begin() && loop.Complete());
+  now = 90'000'000;
+  EXPECT_EQ(loop.SinceProgress(), 0);
+  EXPECT_EQ(loop.steps(), 2u);
+}
+
 }  // namespace
 }  // namespace quire

@@ -22,6 +22,13 @@ uint64_t Extend(uint64_t hash, TokenId token) {
   return x;
 }
 
+uint64_t Extend(uint64_t hash, const SamplingParams& params) {
+  if (params.temperature <= 0) return hash;
+  return Extend(Extend(Extend(hash, static_cast<TokenId>(params.seed >> 32)),
+                       static_cast<TokenId>(params.seed)),
+                params.choice);
+}
+
 TokenId ToToken(uint64_t hash, uint32_t vocabulary_size) {
   return static_cast<TokenId>((hash >> 16) % vocabulary_size);
 }
@@ -39,6 +46,13 @@ TokenId FakeExecutor::NextToken(std::span<const TokenId> tokens, uint32_t vocabu
   return ToToken(hash, vocabulary_size);
 }
 
+TokenId FakeExecutor::NextToken(std::span<const TokenId> tokens, const SamplingParams& params,
+                                uint32_t vocabulary_size) {
+  uint64_t hash = kEmptyHash;
+  for (const TokenId token : tokens) hash = Extend(hash, token);
+  return ToToken(Extend(hash, params), vocabulary_size);
+}
+
 FakeExecutor::KvEntry& FakeExecutor::Entry(Slot& slot, uint32_t position) {
   const uint32_t size = options_.limits.block_size;
   if (size == 0) {
@@ -51,14 +65,16 @@ FakeExecutor::KvEntry& FakeExecutor::Entry(Slot& slot, uint32_t position) {
 
 TokenId FakeExecutor::Sample(Slot& slot) {
   const uint32_t length = slot.position;
-  if (!options_.reads_whole_context) {
-    return ToToken(Entry(slot, length - 1).prefix_hash, options_.limits.vocabulary_size);
-  }
   uint64_t hash = kEmptyHash;
-  for (uint32_t position = 0; position < length; ++position) {
-    const KvEntry& entry = Entry(slot, position);
-    hash = Extend(hash, entry.position == position ? entry.token : ~TokenId{0});
+  if (options_.reads_whole_context) {
+    for (uint32_t position = 0; position < length; ++position) {
+      const KvEntry& entry = Entry(slot, position);
+      hash = Extend(hash, entry.position == position ? entry.token : ~TokenId{0});
+    }
+  } else {
+    hash = Entry(slot, length - 1).prefix_hash;
   }
+  if (options_.samples) hash = Extend(hash, *slot.params);
   return ToToken(hash, options_.limits.vocabulary_size);
 }
 

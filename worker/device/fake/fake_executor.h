@@ -24,6 +24,8 @@ class FakeExecutor final : public ModelExecutor {
     // it a sample reads the last entry alone, which depends on the ones before it as they were when
     // computed.
     bool reads_whole_context = true;
+    // A token of a request with a temperature depends on its seed and choice as well.
+    bool samples = false;
     // How long a step takes from its launch on, at least.
     std::chrono::microseconds step_time{0};
     // Consulted for each run, if set: the fault that its row has.
@@ -40,6 +42,9 @@ class FakeExecutor final : public ModelExecutor {
 
   // The token that follows `tokens`, whatever runs beside it.
   static TokenId NextToken(std::span<const TokenId> tokens, uint32_t vocabulary_size);
+  // The same for an executor that samples.
+  static TokenId NextToken(std::span<const TokenId> tokens, const SamplingParams& params,
+                           uint32_t vocabulary_size);
 
  private:
   struct KvEntry {

@@ -1,0 +1,38 @@
+#include "coordinator/rpc/prepare.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/rpc/validate.h"
+
+namespace quire {
+
+absl::StatusOr<PreparedRequest> PrepareRequest(const v1::GenerateRequest& request,
+                                               const std::string& request_id, const Placer& placer,
+                                               bool separate_tenants) {
+  const auto target = placer.Resolve(request.model(), request.engine(), request.worker());
+  if (!target.ok()) return target.status();
+  const ModelLimits limits{target->context_length, target->vocabulary_size};
+  auto prompt = MakePrompt(request, *target->model, limits);
+  if (!prompt.ok()) return prompt.status();
+  auto parameters = ResolveParameters(request, request_id, static_cast<uint32_t>(prompt->size()),
+                                      *target->model, limits);
+  if (!parameters.ok()) return parameters.status();
+  auto emitted = ResolveResume(request, *parameters, limits);
+  if (!emitted.ok()) return emitted.status();
+  PreparedRequest prepared;
+  prepared.model = target->model;
+  prepared.engine = target->engine;
+  prepared.worker = request.worker();
+  prepared.prompt = *std::move(prompt);
+  prepared.parameters = *std::move(parameters);
+  // Names are printable (validate.cc): with the line feed no two pairs of them read the same.
+  prepared.cache_salt = separate_tenants
+                            ? absl::StrCat(request.tenant(), "\n", request.cache_salt())
+                            : request.cache_salt();
+  prepared.tenant = request.tenant();
+  prepared.emitted = *std::move(emitted);
+  return prepared;
+}
+
+}  // namespace quire

@@ -1,0 +1,127 @@
+// Simulations by seed.
+//
+//   simulation_test                        # 10,000 of them; 100,000 with QUIRE_FULL; or
+//   QUIRE_SEEDS simulation_test --seed=N [--trace]     # one, as it was; with what happened in it
+#include "tests/simulation/simulation.h"
+
+#include <gtest/gtest.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+namespace quire {
+namespace {
+
+#ifdef QUIRE_SIMULATION_FEW
+constexpr uint64_t kSeeds = 300;
+#else
+constexpr uint64_t kSeeds = 10'000;
+#endif
+
+char running_seed[64];
+
+// A CHECK that fails says where; this says in which seed.
+void OnAbort(int) {
+  [[maybe_unused]] const auto written = write(2, running_seed, strlen(running_seed));
+  std::signal(SIGABRT, SIG_DFL);
+}
+
+Simulation::Result RunSeed(uint64_t seed, bool prints, SimCounts* counts) {
+  std::snprintf(running_seed, sizeof running_seed, "in seed %llu\n",
+                static_cast<unsigned long long>(seed));
+  return Simulation(seed, prints).Run(counts);
+}
+
+uint64_t NumSeeds() {
+  if (const char* text = std::getenv("QUIRE_SEEDS")) return std::strtoull(text, nullptr, 10);
+  return std::getenv("QUIRE_FULL") == nullptr ? kSeeds : 10 * kSeeds;
+}
+
+TEST(SimulationTest, EveryRequestGetsItsTokensAndLeavesNothing) {
+  SimCounts counts;
+  const auto started = std::chrono::steady_clock::now();
+  const uint64_t num_seeds = NumSeeds();
+  int num_failures = 0;
+  for (uint64_t seed = 1; seed <= num_seeds && num_failures < 10; ++seed) {
+    const Simulation::Result result = RunSeed(seed, false, &counts);
+    if (result.failure.empty()) continue;
+    ++num_failures;
+    ADD_FAILURE() << "seed " << seed << ": " << result.failure;
+  }
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
+  std::string line;
+  for (const auto& [name, count] : counts) line += ", " + std::to_string(count) + " " + name;
+  std::printf("summary: %llu simulations in %.1f s%s\n", static_cast<unsigned long long>(num_seeds),
+              took.count(), line.c_str());
+  if (num_seeds < 200 || num_failures > 0) return;
+  for (const char* fault : {"worker crashes",
+                            "worker pauses",
+                            "slow engines",
+                            "coordinator crashes",
+                            "coordinator pauses",
+                            "worker drains",
+                            "coordinator drains",
+                            "cut sessions",
+                            "half-open sessions",
+                            "black holes",
+                            "cut client connections",
+                            "migrations",
+                            "preemptions",
+                            "resumed streams",
+                            "cancelled requests",
+                            "stop strings",
+                            "prefix hits (tokens)",
+                            "quarantined requests",
+                            "ended ABORTED",
+                            "ended CANCELLED",
+                            "ended DEADLINE_EXCEEDED",
+                            "ended RESOURCE_EXHAUSTED",
+                            "ended OK"}) {
+    EXPECT_GT(counts[fault], 0u) << fault;
+  }
+}
+
+TEST(SimulationTest, ASeedTakesTheSameStepsAgain) {
+  for (uint64_t seed = 1; seed <= 50; ++seed) {
+    SimCounts counts;
+    const Simulation::Result first = RunSeed(seed, false, &counts);
+    const Simulation::Result second = RunSeed(seed, false, &counts);
+    ASSERT_EQ(first.num_events, second.num_events) << "seed " << seed;
+    ASSERT_EQ(first.trace_hash, second.trace_hash) << "seed " << seed;
+  }
+}
+
+int RunOne(uint64_t seed, bool prints) {
+  SimCounts counts;
+  const Simulation::Result result = RunSeed(seed, prints, &counts);
+  for (const auto& [name, count] : counts) {
+    std::printf("%8llu %s\n", static_cast<unsigned long long>(count), name.c_str());
+  }
+  std::printf("seed %llu, trace %016llx: %s\n", static_cast<unsigned long long>(seed),
+              static_cast<unsigned long long>(result.trace_hash),
+              result.failure.empty() ? "passed" : result.failure.c_str());
+  return result.failure.empty() ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace quire
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  spdlog::set_level(spdlog::level::off);
+  std::signal(SIGABRT, quire::OnAbort);
+  bool prints = false;
+  const char* seed = nullptr;
+  for (int i = 1; i < argc; ++i) {
+    if (strcmp(argv[i], "--trace") == 0) prints = true;
+    if (strncmp(argv[i], "--seed=", 7) == 0) seed = argv[i] + 7;
+  }
+  if (seed != nullptr) return quire::RunOne(std::strtoull(seed, nullptr, 10), prints);
+  return RUN_ALL_TESTS();
+}
