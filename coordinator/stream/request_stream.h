@@ -235,7 +235,7 @@ class RequestStream final : public TokenReceiver,
   std::set<WorkerNumber> refused_ QUIRE_GUARDED_BY(mutex_);
   std::optional<uint32_t> retry_after_ms_ QUIRE_GUARDED_BY(mutex_);  // the least of what those said
   std::optional<int64_t> queue_deadline_ QUIRE_GUARDED_BY(mutex_);   // steady, microseconds
-  TimerQueue::Id queue_timer_ QUIRE_GUARDED_BY(mutex_) = 0;
+  Timers::Id queue_timer_ QUIRE_GUARDED_BY(mutex_) = 0;
   bool cancelling_ QUIRE_GUARDED_BY(mutex_) = false;  // by Cancel
   absl::Status error_ QUIRE_GUARDED_BY(mutex_);       // of the first choice that failed
   int64_t first_token_at_ QUIRE_GUARDED_BY(mutex_) = -1;
