@@ -272,6 +272,64 @@ TEST_F(RequestStreamTest, AResumeThatHasEndedDoesNotEndWellUnaccepted) {
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
 }
 
+TEST_F(RequestStreamTest, ATokenCountsOnceAndOfTheCurrentAttemptAlone) {
+  StartWorker("a:1");
+  network_.SetSilent("a:1", true);  // the test speaks for it
+  Run run = Start("r", Prepared(10));
+  const std::vector<uint32_t> tokens = Expected(4);
+  const auto say = [&](uint32_t attempt, uint32_t first_index, std::vector<uint32_t> ids) {
+    run.stream->OnTokens(attempt, 0, first_index, absl::MakeSpan(ids));
+    run.stream->OnMessageEnd();
+  };
+  say(1, 0, {tokens[0], tokens[1]});
+  say(0, 2, {1});
+  say(2, 2, {1});
+  EXPECT_EQ(run.client->tokens(), Expected(2));
+  say(1, 1, {tokens[1], tokens[2]});  // one that is known, and the next
+  say(1, 0, {tokens[0]});
+  EXPECT_EQ(run.client->tokens(), Expected(3));
+  worker::v1::Finish finish;
+  finish.set_attempt(1);
+  finish.set_reason(v1::Finished::LENGTH);
+  finish.mutable_usage()->set_output_tokens(3);
+  run.stream->OnFinish(finish);
+  say(1, 3, {tokens[3]});
+  EXPECT_TRUE(run.client->WaitForEnd().ok());
+  EXPECT_EQ(run.client->tokens(), Expected(3));
+}
+
+TEST_F(RequestStreamTest, TokensAfterTheEndOfAChoiceAreNone) {
+  StartWorker("a:1");
+  network_.SetSilent("a:1", true);
+  Run run = Start("r", Prepared(10, 2));
+  std::vector<uint32_t> ids = Expected(2);
+  run.stream->OnTokens(1, 0, 0, absl::MakeSpan(ids));
+  worker::v1::Finish finish;
+  finish.set_attempt(1);
+  finish.set_reason(v1::Finished::STOP);
+  run.stream->OnFinish(finish);
+  run.stream->OnTokens(1, 0, 2, absl::MakeSpan(ids));
+  run.stream->OnMessageEnd();
+  EXPECT_EQ(run.client->tokens(0), Expected(2));
+  run.stream->End(absl::CancelledError("the test is over"));
+}
+
+TEST_F(RequestStreamTest, WhatComesOfAnAttemptAfterItsWorkerIsLostIsVoid) {
+  StartWorker("a:1");
+  network_.SetSilent("a:1", true);
+  Run run = Start("r", Prepared(10));
+  network_.Kill("a:1");
+  while (coordinator_.registry().Views().front().state == v1::WorkerLoad::READY) {
+    coordinator_.WaitForTick();
+  }
+  run.stream->OnWorkerLost(1, absl::UnavailableError("lost"));  // if the link has not said so yet
+  std::vector<uint32_t> late = {1, 2};
+  run.stream->OnTokens(1, 0, 0, absl::MakeSpan(late));
+  run.stream->OnMessageEnd();
+  EXPECT_TRUE(run.client->tokens().empty());
+  run.stream->End(absl::CancelledError("the test is over"));
+}
+
 TEST_F(RequestStreamTest, WhatAResumeBroughtHasNoLogprobsForOthers) {
   StartWorker("a:1");
   PreparedRequest request = Prepared(10);

@@ -15,6 +15,7 @@ constexpr int64_t kSecond = 1'000'000;
 // more than they take; a stream that is lost ends within move_timeout (10 s).
 constexpr int64_t kLongestEnd = 60 * kSecond;
 constexpr int64_t kLongestCleanUp = 20 * kSecond;
+constexpr size_t kFewMessages = 24;
 constexpr int64_t kMaxEvents = 2'000'000;
 
 }  // namespace
@@ -40,7 +41,7 @@ class Simulation::Connector final : public WorkerConnector {
 Simulation::Simulation(uint64_t seed, bool prints) : random_(seed), trace_(prints) {
   config_.num_coordinators = static_cast<size_t>(random_.Range(1, 3));
   config_.num_workers = static_cast<size_t>(random_.Range(1, 3));
-  if (random_.Chance(20)) config_.max_waiting = 24;
+  if (random_.Chance(20)) config_.max_waiting = kFewMessages;
   config_.has_small_queues = random_.Chance(20);
   if (random_.Chance(30)) config_.quarantine_after = static_cast<uint32_t>(random_.Range(1, 2));
   MakeProcesses();
@@ -51,7 +52,9 @@ Simulation::Simulation(uint64_t seed, bool prints) : random_(seed), trace_(print
 void Simulation::MakeProcesses() {
   const auto make_path = [this] {
     SimPath path;
-    path.max_delay = random_.Chance(20) ? random_.Range(5, 200) * kMillisecond : kMillisecond;
+    // A session that may hold few messages has to be fast, lest it is always full.
+    const bool is_slow = random_.Chance(20) && config_.max_waiting > kFewMessages;
+    path.max_delay = is_slow ? random_.Range(5, 200) * kMillisecond : kMillisecond;
     return path;
   };
   std::vector<std::string> addresses;
@@ -260,6 +263,7 @@ Simulation::Result Simulation::Run(SimCounts* counts) {
       if (!client->result().has_value()) Fail(absl::StrCat(client->Describe(), " does not end"));
     }
   }
+  run_until(quiet_from_);  // faults may go on longer than requests
   const int64_t ended_at = queue_.now();
   std::string left = failure_.empty() ? WhatIsLeft() : "";
   for (int64_t at = ended_at; failure_.empty() && !left.empty(); left = WhatIsLeft()) {

@@ -1,6 +1,6 @@
 // Simulations by seed.
 //
-//   simulation_test                        # 10,000 of them; 100,000 with QUIRE_FULL; or
+//   simulation_test                        # 10,000 of them; 1,000,000 with QUIRE_FULL; or
 //   QUIRE_SEEDS simulation_test --seed=N [--trace]     # one, as it was; with what happened in it
 #include "tests/simulation/simulation.h"
 
@@ -40,7 +40,7 @@ Simulation::Result RunSeed(uint64_t seed, bool prints, SimCounts* counts) {
 
 uint64_t NumSeeds() {
   if (const char* text = std::getenv("QUIRE_SEEDS")) return std::strtoull(text, nullptr, 10);
-  return std::getenv("QUIRE_FULL") == nullptr ? kSeeds : 10 * kSeeds;
+  return std::getenv("QUIRE_FULL") == nullptr ? kSeeds : 100 * kSeeds;
 }
 
 TEST(SimulationTest, EveryRequestGetsItsTokensAndLeavesNothing) {
