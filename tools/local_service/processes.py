@@ -35,6 +35,10 @@ class Server:
         self._reader.start()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def has_ended(self) -> bool:
         """Its standard output is closed."""
         return self._ended
