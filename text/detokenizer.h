@@ -47,7 +47,6 @@ class StreamDetokenizer {
       std::shared_ptr<const Tokenizer> tokenizer, absl::Span<const TokenId> prompt_ids,
       Options options);
 
-  // Another detokenizer at the same place: of a prompt that has several outputs, the first needs to
   // Another detokenizer at the same place. For several outputs of one prompt: the prompt is decoded
   // once.
   absl::StatusOr<std::unique_ptr<StreamDetokenizer>> Clone() const;

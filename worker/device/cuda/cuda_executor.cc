@@ -218,13 +218,6 @@ absl::Status CudaExecutor::AllocateSteps() {
 }
 
 absl::StatusOr<uint32_t> CudaExecutor::NumBlocks() {
-  // One sequence at full length must fit, or it would never be served.
-  const uint64_t needed = CeilDiv(limits_.context_length, options_.block_size);
-  if (options_.num_blocks > 0 && options_.num_blocks < needed) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the KV pool: a sequence of ", limits_.context_length, " tokens needs ",
-                     needed, " blocks, and ", options_.num_blocks, " are asked for"));
-  }
   if (options_.num_blocks > 0) return options_.num_blocks;
   const uint64_t block_bytes = model_->kv_bytes_per_block();
   size_t free = 0;
@@ -242,6 +235,8 @@ absl::StatusOr<uint32_t> CudaExecutor::NumBlocks() {
     bytes = allowed > taken ? allowed - taken : 0;
     bound = absl::StrCat("gpu_memory_utilization ", options_.gpu_memory_utilization, " leaves ");
   }
+  // One sequence at full length must fit, or it would never be served.
+  const uint64_t needed = CeilDiv(limits_.context_length, options_.block_size);
   if (bytes / block_bytes < needed) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "the KV pool: a sequence of ", limits_.context_length, " tokens needs ",

@@ -71,7 +71,7 @@ std::vector<GpuSubject> Subjects() {
                           .num_schedules = 25});
     }
   }
-  // More sequences at once than the largest graph has rows.
+  // So many sequences at once that the largest graph is replayed.
   SubjectOptions many = small;
   many.groups.front() = {.num_requests = 400, .max_shared = 40, .max_own = 20};
   const ModelConfig first = TestModels().front().config;
@@ -86,7 +86,7 @@ std::vector<GpuSubject> Subjects() {
                       .context_length = first.max_position_embeddings,
                       .num_schedules = 24,
                       .num_slots = 320,
-                      .least_running = 256});
+                      .least_running = 224});
   SubjectOptions tiny = small;
   tiny.groups = {{.num_requests = 30, .max_shared = 70, .max_own = 40},
                  {.num_requests = 6, .min_shared = 200, .max_shared = 600, .max_own = 300}};
