@@ -7,6 +7,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
+#include <iostream>
 #include <string>
 
 #include "common/clock.h"
@@ -39,16 +41,19 @@ struct RelayBoard {
   }
   int64_t SentAt(uint32_t id) const { return sent_at[(id - kFirstId) % kSlots].load(); }
 
-  // Null: the file cannot be mapped. It begins as zeros.
-  static RelayBoard* Map(const std::string& path) {
+  // It begins as zeros. Where the file cannot be mapped `program` says so, and exits with 2.
+  static RelayBoard* MapOrExit(const char* program, const std::string& path) {
     const int file = open(path.c_str(), O_RDWR | O_CREAT, 0600);
-    if (file < 0) return nullptr;
     void* page = MAP_FAILED;
-    if (ftruncate(file, sizeof(RelayBoard)) == 0) {
+    if (file >= 0 && ftruncate(file, sizeof(RelayBoard)) == 0) {
       page = mmap(nullptr, sizeof(RelayBoard), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     }
-    close(file);
-    return page == MAP_FAILED ? nullptr : static_cast<RelayBoard*>(page);
+    if (file >= 0) close(file);
+    if (page == MAP_FAILED) {
+      std::cerr << program << ": cannot map " << path << "\n";
+      std::exit(2);
+    }
+    return static_cast<RelayBoard*>(page);
   }
 };
 static_assert(std::atomic<int64_t>::is_always_lock_free);

@@ -420,11 +420,7 @@ int Run(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   RaiseFileLimit();
 
-  RelayBoard* const board = RelayBoard::Map(flags.board);
-  if (board == nullptr) {
-    std::cerr << "relay_mock: cannot map " << flags.board << "\n";
-    return 2;
-  }
+  RelayBoard* const board = RelayBoard::MapOrExit("relay_mock", flags.board);
   const std::vector<worker::v1::FileChunk> files = ReadFiles(flags.model);
   std::vector<std::unique_ptr<MockWorker>> workers;
   std::string addresses;

@@ -100,10 +100,6 @@ class Count {
     MutexLock lock(mutex_);
     while (value_ > n) changed_.Wait(mutex_);
   }
-  int value() {
-    MutexLock lock(mutex_);
-    return value_;
-  }
 
  private:
   Mutex mutex_;
@@ -403,11 +399,7 @@ int Main(int argc, char** argv) {
   app.add_option("--kill", flags.kill, "Kill this process when the window begins");
   CLI11_PARSE(app, argc, argv);
   RaiseFileLimit();
-  RelayBoard* const board = RelayBoard::Map(flags.board);
-  if (board == nullptr) {
-    std::cerr << "relay_client: cannot map " << flags.board << "\n";
-    return 2;
-  }
+  RelayBoard* const board = RelayBoard::MapOrExit("relay_client", flags.board);
   std::cout << Run(flags, board).Measure().dump() << "\n";
   return 0;
 }

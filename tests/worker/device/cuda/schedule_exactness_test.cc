@@ -53,6 +53,12 @@ std::shared_ptr<const Weights> LoadFolder(const std::string& folder, LoadFormat 
   return weights.ok() ? *weights : nullptr;
 }
 
+// The GPU's products need sizes in multiples of 16.
+ModelConfig ForGpu(ModelConfig config) {
+  config.hidden_size = (config.hidden_size + 15) / 16 * 16;
+  return config;
+}
+
 std::vector<GpuSubject> Subjects() {
   std::vector<GpuSubject> subjects;
   const SubjectOptions small = {
@@ -62,8 +68,7 @@ std::vector<GpuSubject> Subjects() {
       .with_stop_tokens = true};
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const TestModel& model : TestModels()) {
-      ModelConfig config = model.config;
-      config.hidden_size = (config.hidden_size + 15) / 16 * 16;  // which the GPU's products need
+      const ModelConfig config = ForGpu(model.config);
       subjects.push_back({.name = model.name + "_" + std::string(DTypeName(dtype)),
                           .load = [config, dtype] { return RandomWeights(config, dtype); },
                           .requests = small,
@@ -74,16 +79,11 @@ std::vector<GpuSubject> Subjects() {
   // So many sequences at once that the largest graph is replayed.
   SubjectOptions many = small;
   many.groups.front() = {.num_requests = 400, .max_shared = 40, .max_own = 20};
-  const ModelConfig first = TestModels().front().config;
+  const ModelConfig config = ForGpu(TestModels().front().config);
   subjects.push_back({.name = "many_sequences_bfloat16",
-                      .load =
-                          [first] {
-                            ModelConfig config = first;
-                            config.hidden_size = (config.hidden_size + 15) / 16 * 16;
-                            return RandomWeights(config, DType::kBF16);
-                          },
+                      .load = [config] { return RandomWeights(config, DType::kBF16); },
                       .requests = many,
-                      .context_length = first.max_position_embeddings,
+                      .context_length = config.max_position_embeddings,
                       .num_schedules = 24,
                       .num_slots = 320,
                       .least_running = 224});

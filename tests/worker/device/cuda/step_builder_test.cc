@@ -62,6 +62,17 @@ class StepBuilderTest : public testing::Test {
         &record_);
     ASSERT_TRUE(status.ok()) << status;
   }
+  // A step in which each of some sequences, so many tokens long, decodes its last one.
+  void BuildDecode(const std::vector<uint32_t>& lengths) {
+    StepPlan fill = PlanOf({});
+    std::vector<SlotRun> runs;
+    for (SlotId slot = 0; slot < lengths.size(); ++slot) {
+      fill.filled.push_back(FillOf(slot, lengths[slot], lengths[slot] - 1, Greedy()));
+      runs.push_back({slot, 1, true});
+    }
+    Build(fill);
+    Build(PlanOf(runs));
+  }
   // One run of each slot.
   StepPlan PlanOf(std::vector<SlotRun> runs) {
     StepPlan plan;
@@ -140,14 +151,7 @@ TEST_F(StepBuilderTest, AppendedBlocksFollowThoseOfTheFill) {
 // Whatever the rows, the items of each cover its segments once and in order.
 TEST_F(StepBuilderTest, DecodeItemsCoverEachRowsSegmentsOnce) {
   const std::vector<uint32_t> lengths = {1, 128, 129, 3000};
-  StepPlan fill = PlanOf({});
-  for (SlotId slot = 0; slot < lengths.size(); ++slot) {
-    fill.filled.push_back(FillOf(slot, lengths[slot], lengths[slot] - 1, Greedy()));
-  }
-  Build(fill);
-  std::vector<SlotRun> runs;
-  for (SlotId slot = 0; slot < lengths.size(); ++slot) runs.push_back({slot, 1, true});
-  Build(PlanOf(runs));
+  BuildDecode(lengths);
   std::vector<int32_t> next(lengths.size(), 0);
   std::vector<int32_t> items(lengths.size(), 0);
   int32_t next_part = 0;
@@ -178,14 +182,7 @@ TEST_F(StepBuilderTest, DecodeItemsCoverEachRowsSegmentsOnce) {
 // With fewer parts than the rows would be cut into the longest rows get them.
 TEST_F(StepBuilderTest, TheLongestRowsAreCutFirst) {
   const std::vector<uint32_t> lengths = {3000, 3500, 4000};  // 24, 28 and 32 segments
-  StepPlan fill = PlanOf({});
-  std::vector<SlotRun> runs;
-  for (SlotId slot = 0; slot < lengths.size(); ++slot) {
-    fill.filled.push_back(FillOf(slot, lengths[slot], lengths[slot] - 1, Greedy()));
-    runs.push_back({slot, 1, true});
-  }
-  Build(fill);
-  Build(PlanOf(runs));
+  BuildDecode(lengths);
   std::vector<int32_t> items(lengths.size(), 0);
   std::vector<int32_t> next(lengths.size(), 0);
   int32_t num_parts = 0;
@@ -215,14 +212,7 @@ class InexactStepBuilderTest : public StepBuilderTest {
 
 TEST_F(InexactStepBuilderTest, DecodeItemsCoverEachRowsTilesOnceWithAPartEach) {
   const std::vector<uint32_t> lengths = {1, 64, 65, 3000};
-  StepPlan fill = PlanOf({});
-  std::vector<SlotRun> runs;
-  for (SlotId slot = 0; slot < lengths.size(); ++slot) {
-    fill.filled.push_back(FillOf(slot, lengths[slot], lengths[slot] - 1, Greedy()));
-    runs.push_back({slot, 1, true});
-  }
-  Build(fill);
-  Build(PlanOf(runs));
+  BuildDecode(lengths);
   std::vector<int32_t> next(lengths.size(), 0);
   std::vector<int32_t> items(lengths.size(), 0);
   int32_t next_part = 0;

@@ -15,8 +15,7 @@ __device__ __forceinline__ uint64_t Mix(uint64_t z) {
   return z ^ (z >> 31);
 }
 
-// With `outliers` one number in 64 is up to 2^10 times as large, and one as small: activations are
-// so, and where exponents differ sums show how they were aligned.
+// Outliers: where exponents differ sums show how they were aligned.
 __global__ void FillKernel(__nv_bfloat16* data, size_t count, uint64_t seed, float deviation,
                            bool outliers) {
   const size_t step = size_t{gridDim.x} * blockDim.x;
