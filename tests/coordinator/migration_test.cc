@@ -34,6 +34,34 @@ class MigrationTest : public RequestStreamTest {
   int num_restarts_ = 0;
 };
 
+TEST_F(MigrationTest, WhatHasComeGoesAlongAndWhatHasEndedDoesNotRunAgain) {
+  StartWorker("a:1");  // the first of equals
+  StartWorker("b:1");
+  Silence("a:1");
+  Run run = Start("r", Prepared(10, 2));
+  std::vector<uint32_t> ids = Expected(2);
+  for (const uint32_t choice : {0u, 1u}) run.stream->OnTokens(1, choice, 0, absl::MakeSpan(ids));
+  worker::v1::Finish finish;
+  finish.set_attempt(1);
+  finish.set_choice(1);
+  finish.set_reason(v1::Finished::STOP);
+  run.stream->OnFinish(finish);
+  network_.Kill("a:1");
+  while (network_.Submits("b:1").empty()) {
+    coordinator_.registry().Tick();
+    coordinator_.WaitForTick();
+  }
+  EXPECT_TRUE(run.client->WaitForEnd().ok());
+  EXPECT_EQ(run.client->tokens(0), Expected(10));
+  EXPECT_EQ(run.client->tokens(1), Expected(2));
+  const auto submits = network_.Submits("b:1");
+  ASSERT_EQ(submits.size(), 1u);
+  const auto& emitted = submits[0].emitted(0).emitted_token_ids();
+  EXPECT_EQ(std::vector<uint32_t>(emitted.begin(), emitted.end()), Expected(2));
+  EXPECT_FALSE(submits[0].choice_finished(0));
+  EXPECT_TRUE(submits[0].choice_finished(1));
+}
+
 TEST_F(MigrationTest, StreamsOfALostWorkerGoOnElsewhere) {
   StartWorker("a:1", {.num_blocks = 8192, .max_num_seqs = 32, .step_micros = 2'000});
   std::vector<Run> runs;
