@@ -153,6 +153,11 @@ class InProcessNetwork {
     MutexLock lock(mutex_);
     return num_fetches_[address];
   }
+  // Runs in the midst of the next submit, as another thread might.
+  void OnNextSubmit(std::function<void(const worker::v1::Submit&)> hook) {
+    MutexLock lock(mutex_);
+    on_submit_ = std::move(hook);
+  }
   // What was submitted to the worker at `address`.
   std::vector<worker::v1::Submit> Submits(const std::string& address) {
     MutexLock lock(mutex_);
@@ -237,8 +242,13 @@ class InProcessNetwork {
   }
 
   void NoteSubmit(const std::string& address, const worker::v1::Submit& submit) {
-    MutexLock lock(mutex_);
-    submits_[address].push_back(submit);
+    std::function<void(const worker::v1::Submit&)> hook;
+    {
+      MutexLock lock(mutex_);
+      submits_[address].push_back(submit);
+      hook = std::exchange(on_submit_, nullptr);
+    }
+    if (hook != nullptr) hook(submit);
   }
 
   std::optional<ModelFiles> FilesAt(const std::string& address) {
@@ -260,6 +270,7 @@ class InProcessNetwork {
   std::map<std::string, std::optional<ModelFiles>> other_files_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, size_t> num_fetches_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, std::vector<worker::v1::Submit>> submits_ QUIRE_GUARDED_BY(mutex_);
+  std::function<void(const worker::v1::Submit&)> on_submit_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<InProcessWorker>> workers_ QUIRE_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<InProcessWorker>> replaced_ QUIRE_GUARDED_BY(mutex_);
   std::vector<std::pair<std::string, size_t>> stream_addresses_ QUIRE_GUARDED_BY(mutex_);

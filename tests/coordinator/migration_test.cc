@@ -62,6 +62,19 @@ TEST_F(MigrationTest, WhatHasComeGoesAlongAndWhatHasEndedDoesNotRunAgain) {
   EXPECT_TRUE(submits[0].choice_finished(1));
 }
 
+TEST_F(MigrationTest, ALossWhileARequestIsBeingPlacedIsNotForgotten) {
+  StartWorker("a:1");
+  coordinator_.registry().Tick();
+  Run run = Attach("r");
+  network_.OnNextSubmit([&](const worker::v1::Submit& submit) {
+    run.stream->OnWorkerLost(submit.attempt(), absl::UnavailableError("lost at once"));
+  });
+  run.stream->Begin(Prepared(10));
+  ASSERT_EQ(network_.Submits("a:1").size(), 2u);  // which has it still, for all that the link knows
+  EXPECT_TRUE(run.client->WaitForEnd().ok());
+  EXPECT_EQ(run.client->tokens(), Expected(10));
+}
+
 TEST_F(MigrationTest, StreamsOfALostWorkerGoOnElsewhere) {
   StartWorker("a:1", {.num_blocks = 8192, .max_num_seqs = 32, .step_micros = 2'000});
   std::vector<Run> runs;
@@ -157,7 +170,8 @@ TEST_F(MigrationTest, EndsUnavailableWhenNoEqualWorkerComesInTime) {
 }
 
 TEST_F(MigrationTest, ADrainingWorkerHandsItsStreamsOn) {
-  StartWorker("a:1", {.num_blocks = 8192, .step_micros = 2'000});
+  // 300 tokens take it 15 s.
+  StartWorker("a:1", {.num_blocks = 8192, .step_micros = 50'000});
   std::vector<Run> runs;
   for (uint32_t i = 0; i < 6; ++i) {
     runs.push_back(Start("r" + std::to_string(i), Prepared(300, 1 + i % 2)));
@@ -165,8 +179,8 @@ TEST_F(MigrationTest, ADrainingWorkerHandsItsStreamsOn) {
   for (Run& run : runs) run.client->WaitForTokens(2);
   StartWorker("b:1", {.num_blocks = 8192});
   network_.Worker("a:1")->table().StartDraining();
-  // Long before they have ended.
-  EXPECT_TRUE(network_.Worker("a:1")->table().WaitUntilIdle(SteadyMicros() + 20'000'000));
+  // Long before they would have ended there.
+  EXPECT_TRUE(network_.Worker("a:1")->table().WaitUntilIdle(SteadyMicros() + 7'000'000));
   for (uint32_t i = 0; i < 6; ++i) {
     ASSERT_TRUE(runs[i].client->WaitForEnd().ok());
     for (uint32_t choice = 0; choice < 1 + i % 2; ++choice) {
@@ -242,8 +256,11 @@ TEST_F(MigrationTest, ASuspectRunsAloneAndIsQuarantinedIfThatWorkerIsLostToo) {
     ASSERT_NE(worker, "");
     if (round == 2) {
       // It has the worker to itself: others run elsewhere, whatever the load.
+      std::vector<Run> others;
       for (int i = 0; i < 8; ++i) {
-        Run other = Start("other" + std::to_string(i), Prepared(3));
+        others.push_back(Start("other" + std::to_string(i), Prepared(30)));
+      }
+      for (const Run& other : others) {
         ASSERT_TRUE(other.client->WaitForEnd().ok());
         EXPECT_NE(other.client->accepted().worker(), worker);
       }
