@@ -218,7 +218,8 @@ TEST_F(MigrationTest, ADrainingWorkerWithoutAnEqualFinishesOrGivesUpItsStreams) 
 }
 
 TEST_F(MigrationTest, ASilentWorkersStreamsMoveAndItsLateTokensAreRefused) {
-  StartWorker("a:1", {.context = 4096, .num_blocks = 8192, .step_micros = 2'000});
+  // 2,000 tokens take it 40 s.
+  StartWorker("a:1", {.context = 4096, .num_blocks = 8192, .step_micros = 20'000});
   std::vector<Run> runs;
   for (uint32_t i = 0; i < 4; ++i) runs.push_back(Start("r" + std::to_string(i), Prepared(2000)));
   for (Run& run : runs) run.client->WaitForTokens(3);
@@ -231,12 +232,13 @@ TEST_F(MigrationTest, ASilentWorkersStreamsMoveAndItsLateTokensAreRefused) {
     ASSERT_LT(SteadyMicros() - silent_since, 20'000'000);
   }
   EXPECT_GT(SteadyMicros() - silent_since, WorkerLink::kSilenceMicros / 2);
+  EXPECT_THAT(runs[0].client->notices().back().why(), HasSubstr("has been silent for"));
   network_.SetSilent("a:1", false);  // all that it has said meanwhile comes now
   for (Run& run : runs) {
     ASSERT_TRUE(run.client->WaitForEnd().ok());
     EXPECT_EQ(run.client->tokens(), Expected(2000));
   }
-  ExpectIdle("a:1");  // it was told to forget them
+  ExpectIdle("a:1");  // it was told to forget them, long before it would have ended them
   ExpectIdle("b:1");
 }
 
