@@ -45,8 +45,6 @@ MUTANTS = (
            "  *submit.mutable_parameters() = request_.parameters;\n"
            "  submit.mutable_parameters()->set_seed(request_.parameters.seed() + attempt_ - 1);",
            ("simulation_test", "coordinator_test")),
-    Mutant("tokens behind a stop string are kept", "coordinator/stream/choice_output.cc",
-           "  ids_.resize(std::min<size_t>(ids_.size(), match.num_tokens));\n", "", _STREAM),
     Mutant("text that was held back is lost at the end", "coordinator/stream/choice_output.cc",
            "  text_ += update->text;\n  return stopped();", "  return stopped();", _STREAM),
     Mutant("tokens after the end of a choice", _REQUEST_STREAM,
