@@ -162,6 +162,16 @@ class InProcessNetwork {
     MutexLock lock(mutex_);
     return num_fetches_[address];
   }
+  // Runs in the midst of the next submit, as another thread might.
+  void OnNextSubmit(std::function<void(const worker::v1::Submit&)> hook) {
+    MutexLock lock(mutex_);
+    on_submit_ = std::move(hook);
+  }
+  // What was submitted to the worker at `address`.
+  std::vector<worker::v1::Submit> Submits(const std::string& address) {
+    MutexLock lock(mutex_);
+    return submits_[address];
+  }
   std::shared_ptr<InProcessWorker> Worker(const std::string& address) {
     MutexLock lock(mutex_);
     const auto found = workers_.find(address);
@@ -179,6 +189,23 @@ class InProcessNetwork {
    public:
     bool Write(worker::v1::SessionRequest) override { return false; }
     void Close(absl::Status) override {}
+  };
+  // Notes the submits that pass.
+  class NotingSink final : public WorkerConnector::Sink {
+   public:
+    NotingSink(InProcessNetwork* network, std::string address,
+               std::shared_ptr<WorkerConnector::Sink> sink)
+        : network_(network), address_(std::move(address)), sink_(std::move(sink)) {}
+    bool Write(worker::v1::SessionRequest message) override {
+      if (message.has_submit()) network_->NoteSubmit(address_, message.submit());
+      return sink_->Write(std::move(message));
+    }
+    void Close(absl::Status status) override { sink_->Close(std::move(status)); }
+
+   private:
+    InProcessNetwork* const network_;
+    const std::string address_;
+    const std::shared_ptr<WorkerConnector::Sink> sink_;
   };
   class Connector final : public WorkerConnector {
    public:
@@ -216,7 +243,7 @@ class InProcessNetwork {
     }
     auto stream = std::make_unique<Stream>(
         std::move(handler), [&](auto sink) { return worker->table().Connect(std::move(sink)); });
-    auto sink = stream->client_sink();
+    auto sink = std::make_shared<NotingSink>(this, address, stream->client_sink());
     {
       MutexLock lock(mutex_);
       const auto found = workers_.find(address);
@@ -228,6 +255,16 @@ class InProcessNetwork {
     // Killed or replaced meanwhile: Kill did not see the stream, which must not outlive its worker.
     stream.reset();
     return sink;
+  }
+
+  void NoteSubmit(const std::string& address, const worker::v1::Submit& submit) {
+    std::function<void(const worker::v1::Submit&)> hook;
+    {
+      MutexLock lock(mutex_);
+      submits_[address].push_back(submit);
+      hook = std::exchange(on_submit_, nullptr);
+    }
+    if (hook != nullptr) hook(submit);
   }
 
   std::optional<ModelFiles> FilesAt(const std::string& address) {
@@ -248,6 +285,8 @@ class InProcessNetwork {
   std::vector<std::shared_ptr<FetchDone>> waiting_fetches_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, std::optional<ModelFiles>> other_files_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, size_t> num_fetches_ QUIRE_GUARDED_BY(mutex_);
+  std::map<std::string, std::vector<worker::v1::Submit>> submits_ QUIRE_GUARDED_BY(mutex_);
+  std::function<void(const worker::v1::Submit&)> on_submit_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<InProcessWorker>> workers_ QUIRE_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<InProcessWorker>> replaced_ QUIRE_GUARDED_BY(mutex_);
   std::vector<std::pair<std::string, size_t>> stream_addresses_ QUIRE_GUARDED_BY(mutex_);
@@ -280,6 +319,7 @@ class InProcessCoordinator {
   // Waits until `count` workers are READY.
   void WaitUntilReady(size_t count) {
     for (;;) {
+      registry_.Tick();  // lest those that came first seem silent on a slow machine
       size_t ready = 0;
       for (const WorkerView& view : registry_.Views()) {
         ready += view.state == v1::WorkerLoad::READY ? 1 : 0;

@@ -34,6 +34,47 @@ class MigrationTest : public RequestStreamTest {
   int num_restarts_ = 0;
 };
 
+TEST_F(MigrationTest, WhatHasComeGoesAlongAndWhatHasEndedDoesNotRunAgain) {
+  StartWorker("a:1");  // the first of equals
+  StartWorker("b:1");
+  Silence("a:1");
+  Run run = Start("r", Prepared(10, 2));
+  std::vector<uint32_t> ids = Expected(2);
+  for (const uint32_t choice : {0u, 1u}) run.stream->OnTokens(1, choice, 0, absl::MakeSpan(ids));
+  worker::v1::Finish finish;
+  finish.set_attempt(1);
+  finish.set_choice(1);
+  finish.set_reason(v1::Finished::STOP);
+  run.stream->OnFinish(finish);
+  network_.Kill("a:1");
+  while (network_.Submits("b:1").empty()) {
+    coordinator_.registry().Tick();
+    coordinator_.WaitForTick();
+  }
+  EXPECT_TRUE(run.client->WaitForEnd().ok());
+  EXPECT_EQ(run.client->tokens(0), Expected(10));
+  EXPECT_EQ(run.client->tokens(1), Expected(2));
+  const auto submits = network_.Submits("b:1");
+  ASSERT_EQ(submits.size(), 1u);
+  const auto& emitted = submits[0].emitted(0).emitted_token_ids();
+  EXPECT_EQ(std::vector<uint32_t>(emitted.begin(), emitted.end()), Expected(2));
+  EXPECT_FALSE(submits[0].choice_finished(0));
+  EXPECT_TRUE(submits[0].choice_finished(1));
+}
+
+TEST_F(MigrationTest, ALossWhileARequestIsBeingPlacedIsNotForgotten) {
+  StartWorker("a:1");
+  coordinator_.registry().Tick();
+  Run run = Attach("r");
+  network_.OnNextSubmit([&](const worker::v1::Submit& submit) {
+    run.stream->OnWorkerLost(submit.attempt(), absl::UnavailableError("lost at once"));
+  });
+  run.stream->Begin(Prepared(10));
+  ASSERT_EQ(network_.Submits("a:1").size(), 2u);  // which has it still, for all that the link knows
+  EXPECT_TRUE(run.client->WaitForEnd().ok());
+  EXPECT_EQ(run.client->tokens(), Expected(10));
+}
+
 TEST_F(MigrationTest, StreamsOfALostWorkerGoOnElsewhere) {
   StartWorker("a:1", {.num_blocks = 8192, .max_num_seqs = 32, .step_micros = 2'000});
   std::vector<Run> runs;
@@ -129,7 +170,8 @@ TEST_F(MigrationTest, EndsUnavailableWhenNoEqualWorkerComesInTime) {
 }
 
 TEST_F(MigrationTest, ADrainingWorkerHandsItsStreamsOn) {
-  StartWorker("a:1", {.num_blocks = 8192, .step_micros = 2'000});
+  // 300 tokens take it 15 s.
+  StartWorker("a:1", {.num_blocks = 8192, .step_micros = 50'000});
   std::vector<Run> runs;
   for (uint32_t i = 0; i < 6; ++i) {
     runs.push_back(Start("r" + std::to_string(i), Prepared(300, 1 + i % 2)));
@@ -137,8 +179,8 @@ TEST_F(MigrationTest, ADrainingWorkerHandsItsStreamsOn) {
   for (Run& run : runs) run.client->WaitForTokens(2);
   StartWorker("b:1", {.num_blocks = 8192});
   network_.Worker("a:1")->table().StartDraining();
-  // Long before they have ended.
-  EXPECT_TRUE(network_.Worker("a:1")->table().WaitUntilIdle(SteadyMicros() + 20'000'000));
+  // Long before they would have ended there.
+  EXPECT_TRUE(network_.Worker("a:1")->table().WaitUntilIdle(SteadyMicros() + 7'000'000));
   for (uint32_t i = 0; i < 6; ++i) {
     ASSERT_TRUE(runs[i].client->WaitForEnd().ok());
     for (uint32_t choice = 0; choice < 1 + i % 2; ++choice) {
@@ -176,7 +218,8 @@ TEST_F(MigrationTest, ADrainingWorkerWithoutAnEqualFinishesOrGivesUpItsStreams) 
 }
 
 TEST_F(MigrationTest, ASilentWorkersStreamsMoveAndItsLateTokensAreRefused) {
-  StartWorker("a:1", {.context = 4096, .num_blocks = 8192, .step_micros = 2'000});
+  // 2,000 tokens take it 40 s.
+  StartWorker("a:1", {.context = 4096, .num_blocks = 8192, .step_micros = 20'000});
   std::vector<Run> runs;
   for (uint32_t i = 0; i < 4; ++i) runs.push_back(Start("r" + std::to_string(i), Prepared(2000)));
   for (Run& run : runs) run.client->WaitForTokens(3);
@@ -189,12 +232,13 @@ TEST_F(MigrationTest, ASilentWorkersStreamsMoveAndItsLateTokensAreRefused) {
     ASSERT_LT(SteadyMicros() - silent_since, 20'000'000);
   }
   EXPECT_GT(SteadyMicros() - silent_since, WorkerLink::kSilenceMicros / 2);
+  EXPECT_THAT(runs[0].client->notices().back().why(), HasSubstr("has been silent for"));
   network_.SetSilent("a:1", false);  // all that it has said meanwhile comes now
   for (Run& run : runs) {
     ASSERT_TRUE(run.client->WaitForEnd().ok());
     EXPECT_EQ(run.client->tokens(), Expected(2000));
   }
-  ExpectIdle("a:1");  // it was told to forget them
+  ExpectIdle("a:1");  // it was told to forget them, long before it would have ended them
   ExpectIdle("b:1");
 }
 
@@ -236,8 +280,11 @@ TEST_F(MigrationTest, ASuspectRunsAloneAndIsQuarantinedIfThatWorkerIsLostToo) {
     ASSERT_NE(worker, "");
     if (round == 2) {
       // It has the worker to itself: others run elsewhere, whatever the load.
+      std::vector<Run> others;
       for (int i = 0; i < 8; ++i) {
-        Run other = Start("other" + std::to_string(i), Prepared(3));
+        others.push_back(Start("other" + std::to_string(i), Prepared(30)));
+      }
+      for (const Run& other : others) {
         ASSERT_TRUE(other.client->WaitForEnd().ok());
         EXPECT_NE(other.client->accepted().worker(), worker);
       }

@@ -274,7 +274,7 @@ TEST_F(RequestStreamTest, AResumeThatHasEndedDoesNotEndWellUnaccepted) {
 
 TEST_F(RequestStreamTest, ATokenCountsOnceAndOfTheCurrentAttemptAlone) {
   StartWorker("a:1");
-  network_.SetSilent("a:1", true);  // the test speaks for it
+  Silence("a:1");
   Run run = Start("r", Prepared(10));
   const std::vector<uint32_t> tokens = Expected(4);
   const auto say = [&](uint32_t attempt, uint32_t first_index, std::vector<uint32_t> ids) {
@@ -300,7 +300,7 @@ TEST_F(RequestStreamTest, ATokenCountsOnceAndOfTheCurrentAttemptAlone) {
 
 TEST_F(RequestStreamTest, TokensAfterTheEndOfAChoiceAreNone) {
   StartWorker("a:1");
-  network_.SetSilent("a:1", true);
+  Silence("a:1");
   Run run = Start("r", Prepared(10, 2));
   std::vector<uint32_t> ids = Expected(2);
   run.stream->OnTokens(1, 0, 0, absl::MakeSpan(ids));
@@ -316,7 +316,7 @@ TEST_F(RequestStreamTest, TokensAfterTheEndOfAChoiceAreNone) {
 
 TEST_F(RequestStreamTest, WhatComesOfAnAttemptAfterItsWorkerIsLostIsVoid) {
   StartWorker("a:1");
-  network_.SetSilent("a:1", true);
+  Silence("a:1");
   Run run = Start("r", Prepared(10));
   network_.Kill("a:1");
   while (coordinator_.registry().Views().front().state == v1::WorkerLoad::READY) {

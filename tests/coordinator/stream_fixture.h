@@ -49,6 +49,12 @@ class RequestStreamTest : public testing::Test {
     coordinator_.WaitUntilReady(++num_workers_);
   }
 
+  // The worker is not heard any more: a test speaks for it. READY still, for a while.
+  void Silence(const std::string& address) {
+    network_.SetSilent(address, true);
+    coordinator_.registry().Tick();
+  }
+
   PreparedRequest Prepared(uint32_t max_new_tokens, uint32_t n = 1) {
     PreparedRequest request;
     request.model = coordinator_.model();

@@ -12,7 +12,6 @@ class Mutant:
     tests: tuple  # programs that may catch it, the likeliest first
 
 
-_SIMULATION = ("simulation_test",)
 _STREAM = ("coordinator_test", "simulation_test")
 _SESSION = ("worker_session_test", "simulation_test", "coordinator_test")
 _ENGINE = ("worker_engine_test", "simulation_test")
@@ -46,8 +45,8 @@ MUTANTS = (
            "  *submit.mutable_parameters() = request_.parameters;\n"
            "  submit.mutable_parameters()->set_seed(request_.parameters.seed() + attempt_ - 1);",
            ("simulation_test", "coordinator_test")),
-    Mutant("a stop string that was complete before a resume is forgotten", _REQUEST_STREAM,
-           "    if (!*stopped) continue;\n", "    continue;\n", _STREAM),
+    Mutant("text that was held back is lost at the end", "coordinator/stream/choice_output.cc",
+           "  text_ += update->text;\n  return stopped();", "  return stopped();", _STREAM),
     Mutant("tokens after the end of a choice", _REQUEST_STREAM,
            "    if (choice.finished.has_value() || choice.stopped()) return;\n    if (first_index",
            "    if (first_index", _STREAM),
@@ -87,9 +86,9 @@ MUTANTS = (
            _STREAM),
     Mutant("silence is not noticed", _LINK, "    if (silent > kSilenceMicros) {\n      lost",
            "    if (false) {\n      lost", _STREAM),
-    Mutant("a new process at an address passes for the old one", _LINK,
-           "const bool same_process = incarnation_ == opened.incarnation();", "const bool same_process = true;",
-           _STREAM),
+    Mutant("a process that was replaced comes back under its name", "coordinator/registry/worker_registry.cc",
+           "  if (std::find(replaced_.begin(), replaced_.end(), incarnation) == replaced_.end()) {", "  if (true) {",
+           ("coordinator_test",)),
     # Sessions.
     Mutant("a request that a session drops runs on", _SESSIONS,
            "  inbox_->PostCancel({session.number, request->key}, std::nullopt, std::nullopt);\n"
@@ -104,9 +103,9 @@ MUTANTS = (
     Mutant("output of a request's earlier placement counts", _SESSIONS,
            "  if (found == session->second->requests.end() || found->second->placement != placement)\n",
            "  if (found == session->second->requests.end())\n", _SESSION),
-    Mutant("an outbox that is full goes unnoticed", _SESSIONS,
-           "  if (session.sink != nullptr && !session.sink->Write(std::move(event))) Lose(session);",
-           "  if (session.sink != nullptr) session.sink->Write(std::move(event));", _SESSION),
+    Mutant("an outbox has no bound", "common/grpc_stream.h",
+           "      if (queue_.size() >= limits_.max_messages || bytes > limits_.max_bytes - queued_bytes_) {",
+           "      if (false) {", ("common_rpc_test",)),
     # The engine and its scheduler.
     Mutant("the engine's mailbox has no bound", "worker/engine/engine_loop.cc",
            "    if (num_submits_ >= max_mailbox_) {", "    if (false) {", _ENGINE),
@@ -127,7 +126,7 @@ MUTANTS = (
     Mutant("a slot is given back twice", _SCHEDULER,
            "  free_slots_.push_back(sequence->slot);",
            "  free_slots_.push_back(sequence->slot);\n"
-           "  if (!sequence->filled) free_slots_.push_back(sequence->slot);", _BATCH),
+           "  if (sequence->num_in_flight > 0) free_slots_.push_back(sequence->slot);", _BATCH),
     Mutant("a sequence that ended emits what was in flight", _SCHEDULER,
            "  if (sequence->state == ScheduledSequence::State::kFinished) {\n"
            "    if (sequence->num_in_flight > 0) return;",

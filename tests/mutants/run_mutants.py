@@ -19,7 +19,7 @@ import time
 from mutants import MUTANTS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TEST_SECONDS = 300
+TEST_SECONDS = 150
 SEEDS = "3000"  # of simulation_test: enough for all that it catches
 FAILED = re.compile(r"^\[  FAILED  \] ([\w./]+)", re.MULTILINE)
 
