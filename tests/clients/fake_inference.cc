@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
+#include "common/rpc_status.h"
 
 namespace quire {
 
@@ -169,7 +171,7 @@ grpc::Status FakeInference::Pause(const std::string& request_id) {
   }
   if (killed_) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "killed");
   if (!cancelled_.contains(request_id)) return grpc::Status::OK;
-  return grpc::Status(grpc::StatusCode::CANCELLED, "the client cancelled");
+  return ToGrpc(absl::CancelledError("the client cancelled"));
 }
 
 grpc::Status FakeInference::Cancel(grpc::ServerContext*, const v1::CancelRequest* request,

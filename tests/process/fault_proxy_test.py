@@ -72,11 +72,11 @@ class FaultProxyTest(unittest.TestCase):
         data = bytes(i % 251 for i in range(3_000_000))
         threading.Thread(target=self.client.sendall, args=(data,)).start()
         self.assertEqual(self.receive(len(data)), data)
-        self.assertEqual(self.proxy.up.num_bytes, len(data))
-        self.assertEqual(self.proxy.down.num_bytes, len(data))
         self.client.shutdown(socket.SHUT_WR)
         self.assertEqual(self.receive(1), b"")
         wait_until(lambda: self.proxy.num_open() == 0, "the connection forgotten")
+        self.assertEqual(self.proxy.up.num_bytes, len(data))
+        self.assertEqual(self.proxy.down.num_bytes, len(data))
         self.assertEqual(self.echo.ends, ["closed"])
 
     def test_delay_of_each_direction_adds_up_and_ends(self):
