@@ -141,9 +141,9 @@ TEST_F(OverloadTest, QueueTimeoutDoesNotEndWhatRuns) {
 }
 
 TEST(WorkPoolTest, WhoIsRefusedIsToldWhenToComeBack) {
-  WorkPool pool(1, 2);
   std::promise<void> open;
   std::promise<void> runs;
+  WorkPool pool(1, 2);  // its thread uses both
   ASSERT_TRUE(pool.Post([&] {
     runs.set_value();
     open.get_future().wait();
