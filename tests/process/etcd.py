@@ -74,7 +74,7 @@ class Member:
     def go_on(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
-    def call(self, method: str, **fields: object) -> dict:
+    def call(self, method: str, timeout_s: float = CALL_S, **fields: object) -> dict:
         """A call by the JSON gateway of the API. Raises OSError."""
         scheme, context = "http", None
         if self._identity is not None:
@@ -83,7 +83,7 @@ class Member:
         request = urllib.request.Request(f"{scheme}://{self.address}/v3/{method}", json.dumps(fields).encode(),
                                          {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=CALL_S, context=context) as answer:
+            with urllib.request.urlopen(request, timeout=timeout_s, context=context) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             raise OSError(error.read().decode()) from None
@@ -145,11 +145,11 @@ class Etcd:
     def wait_healthy(self) -> None:
         wait_until(self.is_healthy, "a healthy etcd", pause_s=0.05)
 
-    def call(self, method: str, **fields: object) -> dict:
-        """By the first member that answers."""
+    def call(self, method: str, timeout_s: float = CALL_S, **fields: object) -> dict:
+        """By the first member that answers, each within `timeout_s`: what writes waits for a disk that others use."""
         for member in self.members:
             try:
-                return member.call(method, **fields)
+                return member.call(method, timeout_s, **fields)
             except OSError as error:
                 failure = error
         raise failure
@@ -161,10 +161,10 @@ class Etcd:
 
     def put(self, key: str, value: bytes) -> int:
         """The revision that it made."""
-        return int(self.call("kv/put", key=_base64(key), value=_base64(value))["header"]["revision"])
+        return int(self.call("kv/put", HANG_S, key=_base64(key), value=_base64(value))["header"]["revision"])
 
     def compact(self, revision: int) -> None:
-        self.call("kv/compaction", revision=revision, physical=True)
+        self.call("kv/compaction", HANG_S, revision=revision, physical=True)
 
     def leader(self) -> Member | None:
         """The member that leads as a majority sees it."""
