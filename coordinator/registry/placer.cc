@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/rpc_status.h"
-#include "scheduler/placement/placement_policy.h"
 
 namespace quire {
 namespace {
@@ -32,7 +31,10 @@ bool IsOverShare(const WorkerView& view, const std::string& tenant) {
 }  // namespace
 
 Placer::Placer(WorkerRegistry* registry, const Timers* timers)
-    : registry_(registry), timers_(timers), affinity_(RandomKey(), kMaxAffinityChunks) {}
+    : registry_(registry),
+      timers_(timers),
+      affinity_key_(RandomKey()),
+      affinity_(kMaxAffinityChunks) {}
 
 absl::StatusOr<Placer::Target> Placer::Resolve(const std::string& model, v1::Engine engine,
                                                const std::string& worker) const {
@@ -83,7 +85,9 @@ absl::StatusOr<Placer::Target> Placer::Resolve(const std::string& model, v1::Eng
   return target;
 }
 
-absl::Status Placer::EveryQueueIsFull(const std::vector<const WorkerView*>& workers) {
+absl::Status Placer::EveryQueueIsFull(const std::vector<const WorkerView*>& workers, bool is_told) {
+  const auto full = absl::ResourceExhaustedError("every queue is full: try again later");
+  if (!is_told) return full;
   // A place that becomes free anywhere is one.
   double ended_per_s = 0;
   uint64_t num_here = 0;
@@ -93,8 +97,7 @@ absl::Status Placer::EveryQueueIsFull(const std::vector<const WorkerView*>& work
   }
   const int64_t now = timers_->Now();
   refused_at_.store(now, std::memory_order_relaxed);
-  return WithRetryDelay(absl::ResourceExhaustedError("every queue is full: try again later"),
-                        retries_.NextMs(now, ended_per_s, num_here));
+  return WithRetryDelay(full, retries_.NextMs(now, ended_per_s, num_here));
 }
 
 absl::Status Placer::CheckRoom(const v1::GenerateRequest& request) {
@@ -122,52 +125,68 @@ absl::Status Placer::CheckRoom(const v1::GenerateRequest& request) {
   }
   if (full.empty()) return absl::OkStatus();
   MutexLock lock(mutex_);
-  return EveryQueueIsFull(full);
+  return EveryQueueIsFull(full, /*is_told=*/true);
 }
 
-absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& placement) {
-  std::vector<PlacementCandidate> candidates;
-  std::vector<const WorkerView*> ready;
-  std::vector<PlacementCandidate> refusing;
-  std::vector<PlacementCandidate> absent;
-  std::string why;
-  MutexLock lock(mutex_);
-  const std::vector<PrefixHash> chunks = affinity_.Chunks(
-      absl::StrCat(placement.model, "\n", placement.cache_salt), *placement.prompt);
-  const std::vector<WorkerView> views = registry_->Views();
+Placer::Sorted Placer::SortWorkers(const Placement& placement,
+                                   const std::vector<WorkerView>& views) {
+  Sorted sorted;
   for (const WorkerView& view : views) {
     if (view.info.model() != placement.model || view.info.engine() != placement.engine) continue;
     if (!placement.worker.empty() && view.info.name() != placement.worker) continue;
     if (!placement.numerics_id.empty() && view.info.numerics_id() != placement.numerics_id) {
+      sorted.why = absl::StrCat(": ", view.info.name(), " computes other bits");
       continue;
     }
-    // A worker with less room than those that were there when the request was checked.
+    // Of a request that was checked when a worker with more room was there.
     if (!placement.numerics_id.empty() &&
         view.info.context_length() < placement.prompt->size() + placement.max_new_tokens) {
       continue;
     }
     if (view.state != v1::WorkerLoad::READY) {
-      why = absl::StrCat(": ", view.info.name(), " is ", v1::WorkerLoad::State_Name(view.state),
-                         view.why.empty() ? "" : ", ", view.why);
-      absent.push_back({view.snapshot, 0});
+      sorted.why =
+          absl::StrCat(": ", view.info.name(), " is ", v1::WorkerLoad::State_Name(view.state),
+                       view.why.empty() ? "" : ", ", view.why);
+      sorted.absent.push_back({view.snapshot, 0});
       continue;
     }
-    ready.push_back(&view);
+    sorted.ready.push_back(&view);
     if (placement.refused.contains(view.number) || IsOverShare(view, placement.tenant)) {
-      refusing.push_back({view.snapshot, 0});
-      continue;
+      sorted.refusing.push_back({view.snapshot, 0});
+    } else {
+      sorted.usable.push_back(&view);
     }
-    if (const auto kept = kept_.find(view.number);
-        kept != kept_.end() && kept->second != placement.alone) {
-      why = absl::StrCat(": ", view.info.name(), " is kept for a request that runs alone");
-      absent.push_back({view.snapshot, 0});
-      continue;
-    }
-    candidates.push_back({view.snapshot, affinity_.MatchedTokens(chunks, view.number)});
   }
-  const absl::Status none = NoWorkerNow(
-      absl::StrCat(placement.model, " with the engine ", v1::Engine_Name(placement.engine), why));
-  if (candidates.empty()) return refusing.empty() ? none : EveryQueueIsFull(ready);
+  return sorted;
+}
+
+absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& placement) {
+  const std::vector<WorkerView> views = registry_->Views();
+  Sorted sorted = SortWorkers(placement, views);
+  // Outside the lock: it takes the time of the prompt.
+  std::vector<PrefixHash> chunks;
+  if (!sorted.usable.empty()) {
+    chunks = PrefixAffinity::Chunks(affinity_key_,
+                                    absl::StrCat(placement.model, "\n", placement.cache_salt),
+                                    *placement.prompt);
+  }
+  std::vector<PlacementCandidate> candidates;
+  MutexLock lock(mutex_);
+  for (const WorkerView* view : sorted.usable) {
+    const auto kept = kept_.find(view->number);
+    if (kept == kept_.end() || kept->second == placement.alone) {
+      candidates.push_back({view->snapshot, affinity_.MatchedTokens(chunks, view->number)});
+      continue;
+    }
+    sorted.why = absl::StrCat(": ", view->info.name(), " is kept for a request that runs alone");
+    sorted.absent.push_back({view->snapshot, 0});
+  }
+  const absl::Status none = NoWorkerNow(absl::StrCat(
+      placement.model, " with the engine ", v1::Engine_Name(placement.engine), sorted.why));
+  const auto every_queue_is_full = [&]() QUIRE_REQUIRES(mutex_) {
+    return EveryQueueIsFull(sorted.ready, !placement.is_move);
+  };
+  if (candidates.empty()) return sorted.refusing.empty() ? none : every_queue_is_full();
   PlacementRequest request;
   request.prompt_tokens = static_cast<uint32_t>(placement.prompt->size());
   request.max_new_tokens = placement.max_new_tokens;
@@ -175,11 +194,11 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
   const PlacementDecision decision = PlaceRequest(request, candidates);
   switch (decision.outcome) {
     case PlacementDecision::Outcome::kFull:
-      return EveryQueueIsFull(ready);
+      return every_queue_is_full();
     case PlacementDecision::Outcome::kNeverFits:
       // Not for ever, where a worker that is passed over now has the blocks.
-      if (CouldFit(request, refusing)) return EveryQueueIsFull(ready);
-      if (CouldFit(request, absent)) return none;
+      if (CouldFit(request, sorted.refusing)) return every_queue_is_full();
+      if (CouldFit(request, sorted.absent)) return none;
       return WithField(absl::FailedPreconditionError(absl::StrCat(
                            "the request needs ", decision.blocks_needed, " KV blocks (",
                            request.prompt_tokens, " prompt + ", request.max_new_tokens,

@@ -15,6 +15,7 @@
 #include "coordinator/registry/worker_registry.h"
 #include "coordinator/stream/timers.h"
 #include "scheduler/batch/retry_estimator.h"
+#include "scheduler/placement/placement_policy.h"
 #include "scheduler/placement/prefix_affinity.h"
 
 namespace quire {
@@ -32,6 +33,8 @@ struct Placement {
   std::set<WorkerNumber> refused;  // workers that did not take the request
   // Of a request that has run already: the workers that go on with the same bits. Empty: any.
   std::string numerics_id;
+  // It has run already and is tried again and again: a refusal is not told to its client.
+  bool is_move = false;
   // A request that may be what its workers died of gets a worker to itself, under its name here,
   // until Release. 0: none such.
   uint64_t alone = 0;
@@ -70,13 +73,23 @@ class Placer {
   // CheckRoom asks the registry for this long after a refusal.
   static constexpr int64_t kAskMicros = 1'000'000;
 
-  // One more is refused, by these workers.
-  absl::Status EveryQueueIsFull(const std::vector<const WorkerView*>& workers)
+  // The workers that a placement may mean.
+  struct Sorted {
+    std::vector<const WorkerView*> ready;
+    std::vector<const WorkerView*> usable;     // of those, what has not refused it
+    std::vector<PlacementCandidate> refusing;  // the rest
+    std::vector<PlacementCandidate> absent;    // not READY
+    std::string why;                           // of the last of these
+  };
+  static Sorted SortWorkers(const Placement& placement, const std::vector<WorkerView>& views);
+  // One more is refused, by these workers; `is_told`: and its client told when to come back.
+  absl::Status EveryQueueIsFull(const std::vector<const WorkerView*>& workers, bool is_told)
       QUIRE_REQUIRES(mutex_);
 
   WorkerRegistry* const registry_;
   const Timers* const timers_;
   std::atomic<int64_t> refused_at_ = INT64_MIN / 2;  // the last time; steady, microseconds
+  const PrefixHashKey affinity_key_;
   Mutex mutex_;
   RetrySchedule retries_ QUIRE_GUARDED_BY(mutex_);
   PrefixAffinity affinity_ QUIRE_GUARDED_BY(mutex_);

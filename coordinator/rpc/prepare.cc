@@ -32,6 +32,7 @@ absl::StatusOr<PreparedRequest> PrepareRequest(const v1::GenerateRequest& reques
                             : request.cache_salt();
   prepared.tenant = request.tenant();
   prepared.emitted = *std::move(emitted);
+  prepared.numerics_id = request.resume().numerics_id();
   return prepared;
 }
 

@@ -191,6 +191,10 @@ absl::Status ValidateRequest(const v1::GenerateRequest& request) {
   if (absl::Status s = ValidateName(request.request_id(), "request_id"); !s.ok()) return s;
   if (absl::Status s = ValidateName(request.model(), "model"); !s.ok()) return s;
   if (absl::Status s = ValidateName(request.worker(), "worker"); !s.ok()) return s;
+  if (absl::Status s = ValidateName(request.resume().numerics_id(), "resume.numerics_id");
+      !s.ok()) {
+    return s;
+  }
   if (absl::Status s = ValidateName(request.cache_salt(), "cache_salt"); !s.ok()) return s;
   if (absl::Status s = ValidateName(request.tenant(), "tenant"); !s.ok()) return s;
   if (!v1::Engine_IsValid(request.engine())) {

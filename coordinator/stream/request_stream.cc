@@ -313,6 +313,7 @@ void RequestStream::OnTokens(uint32_t attempt, uint32_t number, uint32_t first_i
       if (choice.last_token_at >= 0) gap = now - choice.last_token_at;
       choice.last_token_at = now;
       moving_since_ = -1;
+      waited_ = 0;
       num_move_tries_ = 0;
       const auto stopped = choice.Append(ids.subspan(known));
       if (!stopped.ok()) {
@@ -357,7 +358,8 @@ void RequestStream::OnFinish(const worker::v1::Finish& finish) {
     if (choice.finished.has_value()) return;
     if (finish.status_code() == static_cast<int>(absl::StatusCode::kUnavailable) &&
         !choice.stopped() && is_movable()) {
-      // The worker gives up, not the request.
+      // The worker gives up, not the request. It is not asked again before others were.
+      if (link_ != nullptr) refused_.insert(link_->number());
       LeaveWorker(absl::UnavailableError(finish.status_message()));
       moves = true;
     } else {

@@ -42,6 +42,7 @@ struct PreparedRequest {
   std::string cache_salt;  // of the request, and its tenant where tenants are separate
   std::string tenant;
   ResumeTokens emitted;
+  std::string numerics_id;  // that the client's tokens are of; empty: any
 };
 
 // What a log line and the metrics say of a request that has ended.
@@ -137,7 +138,7 @@ class RequestStream final : public TokenReceiver,
   void OnNotice(const v1::Notice& notice) override;
   void OnFinish(const worker::v1::Finish& finish) override;
   void OnRejected(uint32_t attempt, const absl::Status& status) override;
-  void OnWorkerLost(uint32_t attempt, const absl::Status& status) override;
+  void OnWorkerLost(uint32_t attempt, WorkerLoss loss, const absl::Status& status) override;
   void OnWorkerDraining(uint32_t attempt) override;
   void OnMessageEnd() override;
 
@@ -182,6 +183,9 @@ class RequestStream final : public TokenReceiver,
   void FinishStopped() QUIRE_REQUIRES(mutex_);
   // It has no worker any more: what comes of the attempt is void.
   void LeaveWorker(const absl::Status& why) QUIRE_REQUIRES(mutex_);
+  void StartMoving(std::string why) QUIRE_REQUIRES(mutex_);
+  // Whether the request is what its workers died of, as far as one can know.
+  bool CountLoss(WorkerLoss loss) QUIRE_REQUIRES(mutex_);
   // What to ask the placer for; nothing once the request has ended, which a Cancel may bring here.
   std::optional<Placement> WantedPlacement(Effects* effects) QUIRE_REQUIRES(mutex_);
   worker::v1::Submit MakeSubmit() const QUIRE_REQUIRES(mutex_);
@@ -225,12 +229,16 @@ class RequestStream final : public TokenReceiver,
   uint32_t attempt_ QUIRE_GUARDED_BY(mutex_) = 0;
   bool is_placing_ QUIRE_GUARDED_BY(mutex_) = false;  // a thread is in PlaceAndSubmit
   // Since when it has lost its worker (steady, microseconds), and why; -1: a token has come since,
-  // or it has had none.
+  // or it has had none. Earlier by `waited_`: how long it has been without a worker before, since
+  // its last token, so that workers which take it and give it up cannot keep it for ever.
   int64_t moving_since_ QUIRE_GUARDED_BY(mutex_) = -1;
+  int64_t waited_ QUIRE_GUARDED_BY(mutex_) = 0;
   std::string moving_why_ QUIRE_GUARDED_BY(mutex_);
-  uint32_t num_move_tries_ QUIRE_GUARDED_BY(mutex_) = 0;  // since then
+  uint32_t num_move_tries_ QUIRE_GUARDED_BY(mutex_) = 0;  // since its last token
   Timers::Id move_timer_ QUIRE_GUARDED_BY(mutex_) = 0;
-  uint32_t num_lost_workers_ QUIRE_GUARDED_BY(mutex_) = 0;
+  bool has_left_worker_ QUIRE_GUARDED_BY(mutex_) = false;  // one that had taken it
+  // When workers died while they ran it (steady, microseconds); those that count, kLossMicros long.
+  std::vector<int64_t> losses_ QUIRE_GUARDED_BY(mutex_);
   bool runs_alone_ QUIRE_GUARDED_BY(mutex_) = false;
   std::set<WorkerNumber> refused_ QUIRE_GUARDED_BY(mutex_);
   std::optional<uint32_t> retry_after_ms_ QUIRE_GUARDED_BY(mutex_);  // the least of what those said

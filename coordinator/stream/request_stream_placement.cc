@@ -14,6 +14,9 @@ namespace {
 constexpr int64_t kFirstMoveRetryMicros = 20'000;
 constexpr int64_t kLastMoveRetryMicros = 320'000;
 
+// Two workers that die of a request do so one soon after the other.
+constexpr int64_t kLossMicros = 10 * 60 * int64_t{1'000'000};
+
 int64_t MoveRetryDelay(uint32_t num_tries) {
   return std::min(kFirstMoveRetryMicros << std::min(num_tries, 10u), kLastMoveRetryMicros);
 }
@@ -103,8 +106,13 @@ std::optional<Placement> RequestStream::WantedPlacement(Effects* effects) {
   placement.max_new_tokens = request_.parameters.max_new_tokens();
   placement.num_choices = request_.parameters.n();
   placement.refused = refused_;
-  if (output_.accepted.has_value()) placement.numerics_id = output_.accepted->numerics_id();
-  runs_alone_ = context_.quarantine_after > 0 && num_lost_workers_ >= context_.quarantine_after;
+  placement.numerics_id =
+      output_.accepted.has_value() ? output_.accepted->numerics_id() : request_.numerics_id;
+  placement.is_move = moving_since_ >= 0;
+  // Once alone, alone to its end.
+  if (context_.quarantine_after > 0 && losses_.size() >= context_.quarantine_after) {
+    runs_alone_ = true;
+  }
   if (runs_alone_) placement.alone = key_;
   return placement;
 }
@@ -148,9 +156,7 @@ RequestStream::Placed RequestStream::SubmitTo(const std::shared_ptr<WorkerLink>&
         // What it says from now on is void. If the other does not take it, it waits for a third.
         CancelAtWorker(std::nullopt, &effects);
         effects.cancels.back().set_moved(true);
-        moving_since_ = context_.timers->Now();
-        num_move_tries_ = 0;
-        moving_why_ = "the worker drains";
+        StartMoving("the worker drains");
       }
       FinishStopped();
       ++attempt_;
@@ -183,6 +189,7 @@ RequestStream::Placed RequestStream::SubmitTo(const std::shared_ptr<WorkerLink>&
       return Placed::kTryMore;  // it began to drain meanwhile
     }
     is_placing_ = false;
+    if (moving_since_ >= 0) waited_ = context_.timers->Now() - moving_since_;
     if (ends) {
       CancelAtWorker(std::nullopt, &effects);
       effects.link = link;
@@ -239,10 +246,22 @@ void RequestStream::Wait(const absl::Status& status, Effects* effects) {
 
 void RequestStream::LeaveWorker(const absl::Status& why) {
   link_ = nullptr;
+  has_left_worker_ = true;
   ++attempt_;
-  moving_since_ = context_.timers->Now();
-  num_move_tries_ = 0;
-  moving_why_ = std::string(why.message());
+  StartMoving(std::string(why.message()));
+}
+
+void RequestStream::StartMoving(std::string why) {
+  moving_why_ = std::move(why);
+  moving_since_ = context_.timers->Now() - waited_;
+}
+
+bool RequestStream::CountLoss(WorkerLoss loss) {
+  if (loss == WorkerLoss::kUnheard || context_.quarantine_after == 0) return false;
+  const int64_t now = context_.timers->Now();
+  std::erase_if(losses_, [now](int64_t at) { return now - at > kLossMicros; });
+  losses_.push_back(now);
+  return runs_alone_ && losses_.size() > context_.quarantine_after;
 }
 
 void RequestStream::FinishStopped() {
@@ -263,7 +282,7 @@ void RequestStream::OnRejected(uint32_t attempt, const absl::Status& status) {
     if (output_.ended.has_value() || attempt != attempt_) return;
     // Another worker took it before: that this one does not says nothing of the request.
     const bool try_another = absl::IsResourceExhausted(status) || absl::IsUnavailable(status) ||
-                             num_lost_workers_ > 0 || first_token_at_ >= 0;
+                             has_left_worker_ || first_token_at_ >= 0;
     if (link_ != nullptr) refused_.insert(link_->number());
     if (const auto delay_ms = RetryDelayOf(status); delay_ms.has_value()) {
       retry_after_ms_ = std::min(retry_after_ms_.value_or(*delay_ms), *delay_ms);
@@ -278,7 +297,7 @@ void RequestStream::OnRejected(uint32_t attempt, const absl::Status& status) {
   effects.ended.has_value() ? Carry(effects) : PlaceAndSubmit();
 }
 
-void RequestStream::OnWorkerLost(uint32_t attempt, const absl::Status& status) {
+void RequestStream::OnWorkerLost(uint32_t attempt, WorkerLoss loss, const absl::Status& status) {
   Effects effects;
   {
     MutexLock lock(mutex_);
@@ -286,17 +305,16 @@ void RequestStream::OnWorkerLost(uint32_t attempt, const absl::Status& status) {
     link_ = nullptr;
     if (!is_movable()) {
       EndLocked(error_.ok() ? WithRetryDelay(status, kRetryDelayMs) : error_, &effects);
-    } else if (runs_alone_) {
+    } else if (CountLoss(loss)) {
       effects.is_quarantined = true;
       EndLocked(
           absl::FailedPreconditionError(absl::StrCat(
-              "quarantined: ", num_lost_workers_ + 1,
+              "quarantined: ", losses_.size(),
               " workers were lost while they ran this request, the last with nothing else placed "
               "on it: ",
               status.message())),
           &effects);
     } else {
-      ++num_lost_workers_;
       LeaveWorker(status);
     }
   }

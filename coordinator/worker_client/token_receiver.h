@@ -9,6 +9,14 @@
 
 namespace quire {
 
+// How a worker's requests were lost. What kGone and kHangs befell may have been their doing; a
+// worker that is not heard may be well, and the network between is not.
+enum class WorkerLoss {
+  kGone,     // its connection ended
+  kHangs,    // it answers, and its engine settles no step
+  kUnheard,  // it was silent or deaf, or the coordinator gave it up
+};
+
 // Hears what a worker says of one request. `attempt` tells which placement of the request speaks:
 // the receiver ignores all but the current one. Calls come in the order of the worker's messages,
 // and none holds a lock of the caller's.
@@ -24,7 +32,7 @@ class TokenReceiver {
   virtual void OnFinish(const worker::v1::Finish& finish) = 0;
   // The worker did not take the request, or the connection was lost before it ended.
   virtual void OnRejected(uint32_t attempt, const absl::Status& status) = 0;
-  virtual void OnWorkerLost(uint32_t attempt, const absl::Status& status) = 0;
+  virtual void OnWorkerLost(uint32_t attempt, WorkerLoss loss, const absl::Status& status) = 0;
   // The worker drains: it goes on with the request for a while, but would be rid of it.
   virtual void OnWorkerDraining(uint32_t attempt) = 0;
   // All that one message of the worker held for this request has been told.

@@ -287,7 +287,7 @@ WorkerLink::Taken WorkerLink::TakeRequests() {
   return taken;
 }
 
-void WorkerLink::EndSession(const absl::Status& status) {
+void WorkerLink::EndSession(WorkerLoss loss, const absl::Status& status) {
   Taken requests;
   std::shared_ptr<WorkerConnector::Sink> sink;
   WorkerConnector::CancelFetch cancel_fetch;
@@ -306,7 +306,9 @@ void WorkerLink::EndSession(const absl::Status& status) {
   }
   if (cancel_fetch != nullptr) cancel_fetch();
   if (sink != nullptr) sink->Close(status);
-  for (auto& [key, request] : requests) request.receiver->OnWorkerLost(request.attempt, status);
+  for (auto& [key, request] : requests) {
+    request.receiver->OnWorkerLost(request.attempt, loss, status);
+  }
 }
 
 void WorkerLink::OnClosed(uint64_t session, const absl::Status& status) {
@@ -319,7 +321,8 @@ void WorkerLink::OnClosed(uint64_t session, const absl::Status& status) {
     }
     if (opened_ || why_.empty() || why_ == "connecting") why_ = std::string(status.message());
   }
-  EndSession(absl::UnavailableError(absl::StrCat("the worker is lost: ", status.message())));
+  EndSession(WorkerLoss::kGone,
+             absl::UnavailableError(absl::StrCat("the worker is lost: ", status.message())));
   RetryAfter(kRetryMicros, [](WorkerLink& link) { link.Connect(); });
 }
 
@@ -329,13 +332,13 @@ void WorkerLink::Shutdown(const absl::Status& status) {
     shut_down_ = true;
     why_ = std::string(status.message());
   }
-  EndSession(status);
+  EndSession(WorkerLoss::kUnheard, status);
 }
 
 void WorkerLink::WaitUntilReleased() { holds_->WaitUntilNone(); }
 
 void WorkerLink::Restart(const std::string& why) {
-  EndSession(absl::UnavailableError(why));
+  EndSession(WorkerLoss::kUnheard, absl::UnavailableError(why));
   Connect();
 }
 
@@ -343,6 +346,7 @@ void WorkerLink::Tick() {
   std::shared_ptr<WorkerConnector::Sink> sink;
   SessionRequest ping;
   absl::Status lost;
+  bool hangs = false;
   {
     MutexLock lock(mutex_);
     if (!opened_) return;
@@ -355,10 +359,15 @@ void WorkerLink::Tick() {
     if (stood_still) heard_at_ = answered_at_ = now;
     if (const std::string why = SuspectWhy(now); !why.empty()) {
       lost = absl::UnavailableError(absl::StrCat("the worker ", why));
+      hangs = !IsUnheard(now);
     }
   }
-  if (!lost.ok()) TakeRequestsAway(lost);
+  if (!lost.ok()) TakeRequestsAway(hangs ? WorkerLoss::kHangs : WorkerLoss::kUnheard, lost);
   if (sink != nullptr) sink->Write(std::move(ping));
+}
+
+bool WorkerLink::IsUnheard(int64_t now) const {
+  return now - heard_at_ > kSilenceMicros || now - answered_at_ > kDeafMicros;
 }
 
 std::string WorkerLink::SuspectWhy(int64_t now) const {
@@ -375,7 +384,7 @@ std::string WorkerLink::SuspectWhy(int64_t now) const {
   return "";
 }
 
-void WorkerLink::TakeRequestsAway(const absl::Status& status) {
+void WorkerLink::TakeRequestsAway(WorkerLoss loss, const absl::Status& status) {
   Taken requests;
   std::shared_ptr<WorkerConnector::Sink> sink;
   std::string name;
@@ -393,7 +402,9 @@ void WorkerLink::TakeRequestsAway(const absl::Status& status) {
     cancel.mutable_cancel()->set_key(key);
     if (sink != nullptr) sink->Write(std::move(cancel));
   }
-  for (auto& [key, request] : requests) request.receiver->OnWorkerLost(request.attempt, status);
+  for (auto& [key, request] : requests) {
+    request.receiver->OnWorkerLost(request.attempt, loss, status);
+  }
 }
 
 WorkerView WorkerLink::View() const {

@@ -119,11 +119,12 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   void OnStepOutput(const worker::v1::StepOutput& output);
   void OnRejected(const worker::v1::Rejected& rejected);
   void OnClosed(uint64_t session, const absl::Status& status);
-  void EndSession(const absl::Status& status);
+  void EndSession(WorkerLoss loss, const absl::Status& status);
+  bool IsUnheard(int64_t now) const QUIRE_REQUIRES(mutex_);
   // Why an open session's worker is not to be relied on, to go after its name; empty if it is.
   std::string SuspectWhy(int64_t now) const QUIRE_REQUIRES(mutex_);
   // The session stays; its requests are told `status`, and the worker to forget them.
-  void TakeRequestsAway(const absl::Status& status);
+  void TakeRequestsAway(WorkerLoss loss, const absl::Status& status);
   void OnLoad(uint64_t session, const worker::v1::Load& load);
   // Why the worker cannot be used. False: that was the reason the last time, too.
   bool SetWhy(const absl::Status& status) QUIRE_REQUIRES(mutex_);

@@ -2,12 +2,12 @@
 
 namespace quire {
 
-std::vector<PrefixHash> PrefixAffinity::Chunks(std::string_view salt,
-                                               std::span<const TokenId> prompt) const {
+std::vector<PrefixHash> PrefixAffinity::Chunks(const PrefixHashKey& key, std::string_view salt,
+                                               std::span<const TokenId> prompt) {
   std::vector<PrefixHash> chunks;
-  PrefixHash parent = HashSalt(key_, salt);
+  PrefixHash parent = HashSalt(key, salt);
   for (size_t begin = 0; begin + kChunkTokens <= prompt.size(); begin += kChunkTokens) {
-    parent = HashBlock(key_, parent, prompt.subspan(begin, kChunkTokens));
+    parent = HashBlock(key, parent, prompt.subspan(begin, kChunkTokens));
     chunks.push_back(parent);
   }
   return chunks;

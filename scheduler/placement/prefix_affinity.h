@@ -24,12 +24,12 @@ class PrefixAffinity {
  public:
   static constexpr uint32_t kChunkTokens = 64;
 
-  PrefixAffinity(const PrefixHashKey& key, size_t max_chunks)
-      : key_(key), max_chunks_(max_chunks) {}
+  explicit PrefixAffinity(size_t max_chunks) : max_chunks_(max_chunks) {}
 
-  // The chunks of a prompt, to be passed to the other calls. `salt` holds whatever else must be
-  // equal: the model and the cache salt.
-  std::vector<PrefixHash> Chunks(std::string_view salt, std::span<const TokenId> prompt) const;
+  // The chunks of a prompt, to be passed to the other calls, by the same key always. `salt` holds
+  // whatever else must be equal: the model and the cache salt.
+  static std::vector<PrefixHash> Chunks(const PrefixHashKey& key, std::string_view salt,
+                                        std::span<const TokenId> prompt);
 
   // Tokens at the beginning of the prompt that went to `worker` before.
   uint32_t MatchedTokens(std::span<const PrefixHash> chunks, WorkerNumber worker) const;
@@ -42,7 +42,6 @@ class PrefixAffinity {
  private:
   using Key = std::pair<PrefixHash, WorkerNumber>;
 
-  const PrefixHashKey key_;
   const size_t max_chunks_;
   std::list<Key> by_use_;  // least recently used first
   absl::flat_hash_map<Key, std::list<Key>::iterator> entries_;

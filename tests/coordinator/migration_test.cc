@@ -67,7 +67,8 @@ TEST_F(MigrationTest, ALossWhileARequestIsBeingPlacedIsNotForgotten) {
   coordinator_.registry().Tick();
   Run run = Attach("r");
   network_.OnNextSubmit([&](const worker::v1::Submit& submit) {
-    run.stream->OnWorkerLost(submit.attempt(), absl::UnavailableError("lost at once"));
+    run.stream->OnWorkerLost(submit.attempt(), WorkerLoss::kGone,
+                             absl::UnavailableError("lost at once"));
   });
   run.stream->Begin(Prepared(10));
   ASSERT_EQ(network_.Submits("a:1").size(), 2u);  // which has it still, for all that the link knows
@@ -169,6 +170,49 @@ TEST_F(MigrationTest, EndsUnavailableWhenNoEqualWorkerComesInTime) {
   EXPECT_EQ(tokens, Expected(static_cast<uint32_t>(tokens.size())));
 }
 
+TEST_F(MigrationTest, AWorkerThatGivesEveryRequestUpDoesNotKeepOneForEver) {
+  coordinator_.set_move_timeout(300'000);
+  StartWorker("a:1");
+  Silence("a:1");
+  Run run = Attach("r");
+  std::function<void(const worker::v1::Submit&)> give_up = [&](const worker::v1::Submit& submit) {
+    network_.OnNextSubmit(give_up);
+    worker::v1::Finish finish;
+    finish.set_attempt(submit.attempt());
+    finish.set_reason(v1::Finished::ABORTED);
+    finish.set_status_code(static_cast<int>(absl::StatusCode::kUnavailable));
+    finish.set_status_message("not now");
+    run.stream->OnFinish(finish);
+  };
+  network_.OnNextSubmit(give_up);
+  run.stream->Begin(Prepared(10));
+  const absl::Status status = run.client->WaitForEnd();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("not now; no worker"));
+  network_.OnNextSubmit(nullptr);
+  // Asked after longer and longer pauses, not as fast as it answers.
+  EXPECT_GT(network_.Submits("a:1").size(), 1u);
+  EXPECT_LT(network_.Submits("a:1").size(), 10u);
+}
+
+TEST_F(MigrationTest, AResumedRequestGoesToTheNumericsThatItsTokensAreOf) {
+  StartWorker("a:1");
+  StartWorker("other:1", {.numerics_id = "another"});
+  for (int i = 0; i < 4; ++i) {
+    PreparedRequest request = Prepared(10);
+    request.emitted = {Expected(2)};
+    request.numerics_id = i % 2 == 0 ? "another" : "fake";
+    Run run = Start("r" + std::to_string(i), std::move(request));
+    ASSERT_TRUE(run.client->WaitForEnd().ok());
+    EXPECT_EQ(run.client->accepted().numerics_id(), i % 2 == 0 ? "another" : "fake");
+  }
+  PreparedRequest request = Prepared(10);
+  request.numerics_id = "gone";
+  const absl::Status status = Start("r", std::move(request)).client->WaitForEnd();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("computes other bits"));
+}
+
 TEST_F(MigrationTest, ADrainingWorkerHandsItsStreamsOn) {
   // 300 tokens take it 15 s.
   StartWorker("a:1", {.num_blocks = 8192, .step_micros = 50'000});
@@ -262,6 +306,25 @@ TEST_F(MigrationTest, ADeafWorkersStreamsMoveThoughItSpeaks) {
   EXPECT_EQ(run.client->tokens(), Expected(8000));
   ExpectIdle("a:1");
   ExpectIdle("b:1");
+}
+
+TEST_F(MigrationTest, LosingSightOfWorkersMakesNoSuspect) {
+  coordinator_.set_quarantine_after(2);
+  for (const char* address : {"a:1", "b:1"}) StartWorker(address, {.step_micros = 500});
+  Run run = Start("r", Prepared(480));
+  for (int round = 0; round < 5; ++round) {
+    run.client->WaitForTokens(run.client->tokens().size() + 1);
+    uint32_t attempt = 0;
+    for (const char* address : {"a:1", "b:1"}) {
+      for (const auto& submit : network_.Submits(address)) {
+        attempt = std::max(attempt, submit.attempt());
+      }
+    }
+    run.stream->OnWorkerLost(attempt, WorkerLoss::kUnheard, absl::UnavailableError("silent"));
+  }
+  EXPECT_TRUE(run.client->WaitForEnd().ok());
+  EXPECT_EQ(run.client->notices().size(), 5u);
+  EXPECT_EQ(run.client->tokens(), Expected(480));
 }
 
 TEST_F(MigrationTest, ASuspectRunsAloneAndIsQuarantinedIfThatWorkerIsLostToo) {

@@ -82,6 +82,23 @@ TEST_F(OverloadTest, NothingIsAskedWhileNobodyWasRefused) {
   EXPECT_TRUE(absl::IsResourceExhausted(coordinator_.placer().CheckRoom({})));
 }
 
+TEST_F(OverloadTest, TriesOfARequestThatMovesAreToldToNobody) {
+  StartWorker("a:1", {.max_num_seqs = 1, .max_queue = 1, .step_micros = 2'000});
+  Run first = Start("r1", Prepared(500));
+  Run second = Start("r2", Prepared(500));
+  WaitForWaiting(1);
+  const PreparedRequest request = Prepared(5);
+  Placement placement;
+  placement.model = "m";
+  placement.prompt = &request.prompt;
+  placement.max_new_tokens = 5;
+  placement.is_move = true;
+  const auto placed = coordinator_.placer().Place(placement);
+  EXPECT_TRUE(absl::IsResourceExhausted(placed.status())) << placed.status();
+  EXPECT_FALSE(RetryDelayOf(placed.status()).has_value());
+  EXPECT_TRUE(coordinator_.placer().CheckRoom({}).ok());  // nobody was refused
+}
+
 TEST_F(OverloadTest, TheDelayFollowsFromTheRateAtWhichRequestsEnd) {
   StartWorker("a:1", {.max_num_seqs = 1, .max_queue = 4, .step_micros = 20'000});
   // Each takes 0.1 s at least.

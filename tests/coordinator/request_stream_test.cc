@@ -322,7 +322,8 @@ TEST_F(RequestStreamTest, WhatComesOfAnAttemptAfterItsWorkerIsLostIsVoid) {
   while (coordinator_.registry().Views().front().state == v1::WorkerLoad::READY) {
     coordinator_.WaitForTick();
   }
-  run.stream->OnWorkerLost(1, absl::UnavailableError("lost"));  // if the link has not said so yet
+  run.stream->OnWorkerLost(1, WorkerLoss::kGone,
+                           absl::UnavailableError("lost"));  // if the link has not said so yet
   std::vector<uint32_t> late = {1, 2};
   run.stream->OnTokens(1, 0, 0, absl::MakeSpan(late));
   run.stream->OnMessageEnd();

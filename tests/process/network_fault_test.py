@@ -23,7 +23,7 @@ class NetworkFaultTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         stage = cls.stage = Stage.of_class(cls)
-        cls.coordinator = stage.coordinator("--quarantine-after", 0)
+        cls.coordinator = stage.coordinator()
         model = stage.model("ghost", context=65536)
         cls.links = [stage.enter_context(FaultProxy()) for _ in range(2)]
         # The workers' announcements go their own way.

@@ -48,6 +48,8 @@ class StreamState:
         if any(self._emitted):
             for ids in self._emitted:
                 request.resume.choices.add(emitted_token_ids=ids)
+        if numerics_id := self._numerics_id or self._request.resume.numerics_id:
+            request.resume.numerics_id = numerics_id
         return request
 
     @property

@@ -44,6 +44,7 @@ class StreamProgressTest : public ::testing::Test {
 
 TEST_F(StreamProgressTest, PassesAStreamThrough) {
   Accepted();
+  EXPECT_EQ(progress_.resume().numerics_id(), "numerics");
   EXPECT_THAT(Delta(0, {5, 6}, "ab").token_ids(), ElementsAre(5, 6));
   EXPECT_EQ(Delta(2, {7}, "c").text(), "c");
   EXPECT_FALSE(progress_.complete());

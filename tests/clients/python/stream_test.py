@@ -37,6 +37,9 @@ class StreamStateTest(unittest.TestCase):
 
     def test_goes_on_from_what_the_caller_had(self):
         state = StreamState(build_request("p", resume=[[5, 6]]))
+        self.assertEqual(state.next_request().resume.numerics_id, "")
+        state.accept(accepted("a"))
+        self.assertEqual(state.next_request().resume.numerics_id, "a")
         self.assertEqual(list(state.next_request().resume.choices[0].emitted_token_ids), [5, 6])
         self.assertIsInstance(state.accept(delta(2, [7])), Delta)
 
