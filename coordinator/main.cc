@@ -15,6 +15,7 @@
 #include <grpcpp/health_check_service_interface.h>
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/synchronization/mutex.h"
 #include "common/address.h"
 #include "common/admin_server.h"
 #include "common/clock.h"
@@ -36,6 +37,7 @@
 #include "coordinator/registry/registry_service.h"
 #include "coordinator/registry/worker_registry.h"
 #include "coordinator/rpc/describe.h"
+#include "coordinator/rpc/generate_server.h"
 #include "coordinator/rpc/inference_service.h"
 #include "coordinator/stream/stream_table.h"
 #include "coordinator/stream/timer_queue.h"
@@ -81,6 +83,9 @@ void Declare(FlagSet& flags, CoordinatorFlags* f) {
   flags.Add("drain-timeout", &f->drain_timeout_s, "Seconds that open requests get after SIGTERM")
       ->check(NumberFrom(0, kMaxDrainTimeoutSeconds));
 }
+
+// One writes some 40,000 messages a second.
+uint32_t NumStreamThreads() { return std::clamp(std::thread::hardware_concurrency() / 4, 1u, 8u); }
 
 int Fail(const absl::Status& status) {
   std::cerr << "quire-coordinator: " << status.message() << "\n";
@@ -130,6 +135,7 @@ class HealthReporter {
 
 int Run(int argc, char** argv) {
   BlockTerminationSignals();
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   CoordinatorFlags flags;
   FlagSet flag_set("quire-coordinator", "Schedules generation requests onto quire-workers.");
   Declare(flag_set, &flags);
@@ -210,10 +216,13 @@ int Run(int argc, char** argv) {
   SetLimits(&builder, kMaxStreamsPerConnection, kMaxPublicMessageBytes);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   SetKeepalive(&builder);
+  auto generate_server = std::make_unique<GenerateServer>(&inference, &builder, NumStreamThreads());
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port == 0) {
     return Fail(absl::UnavailableError(absl::StrCat("cannot listen on ", listen.ToString())));
   }
+
+  generate_server->Start();
 
   for (const std::string& worker : flags.workers) registry.AddStatic(worker);
   std::unique_ptr<EtcdClient> etcd;
@@ -267,6 +276,7 @@ int Run(int argc, char** argv) {
   registry_service.CloseJoins();
   // Clients that read slowly get what is left of the time to take what was generated.
   server->Shutdown(SteadyDeadline(std::max(kLeastShutdownMicros, deadline - SteadyMicros())));
+  generate_server.reset();
   work_pool.Stop();
   loader.Stop();
   registry.Shutdown();

@@ -4,12 +4,16 @@
 
 #include <grpcpp/impl/codegen/proto_utils.h>
 #include "common/rpc_status.h"
+#include "coordinator/rpc/inference_service.h"
 
 namespace quire {
 
-void ClientWriter::Attach(std::shared_ptr<RequestStream> stream) {
+// --- ClientWriter ---
+
+void ClientWriter::Attach(std::shared_ptr<RequestStream> stream, const ResumeTokens& resume) {
   MutexLock lock(mutex_);
   stream_ = std::move(stream);
+  cursor_ = {.resume = resume};
 }
 
 bool ClientWriter::is_aborted() {
@@ -17,20 +21,20 @@ bool ClientWriter::is_aborted() {
   return abort_.has_value();
 }
 
+void ClientWriter::Kick() {
+  if (!is_ready_.exchange(true)) ready_->Push(shared_from_this());
+}
+
 void ClientWriter::Abort(const absl::Status& status) {
   {
     MutexLock lock(mutex_);
     if (!abort_.has_value()) abort_ = status;
   }
-  // Also when it is not the first: this one may come from the write that the end had to wait for.
-  Advance();
+  Kick();
 }
 
 void ClientWriter::WriteDone(bool ok) {
-  {
-    MutexLock lock(mutex_);
-    writing_ = false;
-  }
+  writing_ = false;
   ok ? Advance() : Cancelled();
 }
 
@@ -45,12 +49,12 @@ void ClientWriter::Cancelled() {
 }
 
 void ClientWriter::Advance() {
+  is_ready_.store(false);
+  if (finished_ || writing_) return;
   absl::Status status;
   std::shared_ptr<RequestStream> ended;
-  bool write = false;
   {
     MutexLock lock(mutex_);
-    if (finished_ || writing_) return;
     if (abort_.has_value()) {
       status = *abort_;
       finished_ = true;
@@ -61,7 +65,7 @@ void ClientWriter::Advance() {
         case RequestStream::Taken::kNothing:
           return;
         case RequestStream::Taken::kEvent:
-          write = writing_ = true;
+          writing_ = true;
           break;
         case RequestStream::Taken::kEnd:
           finished_ = true;
@@ -70,19 +74,55 @@ void ClientWriter::Advance() {
       }
     }
   }
-  // Outside the lock, since gRPC may call WriteDone from inside.
-  if (write) {
+  if (writing_) {
     message_.Clear();
     bool owns_message = false;
     // Fails only beyond 2 GiB.
     (void)grpc::SerializationTraits<v1::GenerateEvent>::Serialize(event_, &message_, &owns_message);
-    call_->StartWrite(&message_);
+    call_->StartWrite(message_);
     return;
   }
-  call_->Finish(ToGrpc(status));
+  call_->Finish(status);
   // A stream that goes on without its client (it asked for what the stream does not have) is
   // cancelled.
   if (ended != nullptr) ended->ClientGone(this);
+}
+
+// --- GenerateCall ---
+
+GenerateCall::GenerateCall(InferenceService* service, grpc::ServerCompletionQueue* queue,
+                           std::shared_ptr<ReadyWriters> ready)
+    : service_(service),
+      queue_(queue),
+      writer_(std::make_shared<ClientWriter>(this, ready)),
+      ready_(std::move(ready)),
+      stream_(&context_) {
+  ready_->AddCall();
+  context_.AsyncNotifyWhenDone(&over_);
+  service_->RequestGenerate(&context_, &request_, &stream_, queue_, queue_, &arrived_);
+}
+
+GenerateCall::~GenerateCall() { ready_->RemoveCall(); }
+
+void GenerateCall::Finish(const absl::Status& status) { stream_.Finish(ToGrpc(status), &finish_); }
+
+void GenerateCall::On(Event event, bool ok) {
+  switch (event) {
+    case Event::kArrived:
+      // Otherwise the server shuts down, and no client came; nothing else is told of this call.
+      if (!ok) return delete this;
+      new GenerateCall(service_, queue_, ready_);
+      return service_->Generate(this);
+    case Event::kWritten:
+      return writer_->WriteDone(ok);
+    case Event::kFinished:
+      is_finished_ = true;
+      return DeleteIfOver();
+    case Event::kOver:
+      is_over_ = true;
+      if (context_.IsCancelled() && !is_finished_) writer_->Cancelled();
+      return DeleteIfOver();
+  }
 }
 
 }  // namespace quire

@@ -32,8 +32,7 @@ struct Deadline {
 };
 
 // The earlier of the call's own deadline and timeout_ms.
-Deadline DeadlineOf(const grpc::CallbackServerContext& context,
-                    const v1::GenerateRequest& request) {
+Deadline DeadlineOf(const grpc::ServerContext& context, const v1::GenerateRequest& request) {
   Deadline deadline;
   const int64_t now = SteadyMicros();
   if (const auto left = MicrosUntil(context.raw_deadline()); left.has_value()) {
@@ -98,12 +97,11 @@ class PooledCall final : public grpc::ServerUnaryReactor {
 InferenceService::InferenceService(const Context& context)
     : context_(context), started_at_(SteadyMicros()) {}
 
-grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(
-    grpc::CallbackServerContext* context, const grpc::ByteBuffer* message) {
+void InferenceService::Generate(GenerateCall* call) {
   const int64_t received_at = SteadyMicros();
   v1::GenerateRequest request;
-  const absl::Status valid = Parse(*message, &request) ? ValidateRequest(request) : NotARequest();
-  auto* call = new GenerateCall({.resume = ResumeOf(request)});
+  const absl::Status valid =
+      Parse(call->request(), &request) ? ValidateRequest(request) : NotARequest();
   const std::shared_ptr<ClientWriter> writer = call->writer();
   const auto refuse = [&](const absl::Status& status) {
     // Names that were not checked do not get into the log.
@@ -115,13 +113,12 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(
     record.total = SteadyMicros() - received_at;
     if (context_.on_refused) context_.on_refused(record);
     writer->Abort(status);
-    return call;
   };
   if (!valid.ok()) return refuse(valid);
   const std::string request_id =
       request.request_id().empty() ? MakeRequestId() : request.request_id();
   const std::string fingerprint = Fingerprint(request);
-  const Deadline deadline = DeadlineOf(*context, request);
+  const Deadline deadline = DeadlineOf(call->context(), request);
   std::shared_ptr<RequestStream> stream;
   bool is_new = false;
   for (bool attached = false; !attached;) {
@@ -133,23 +130,22 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(
     call->Hold(std::move(found->slot));
     stream = std::move(found->stream);
     is_new = found->is_new;
-    writer->Attach(stream);
+    writer->Attach(stream, ResumeOf(request));
     // One that has failed since it was found is none to join: the table makes another.
     attached = stream->Attach(writer, ResumeOf(request), deadline.at, deadline.name);
   }
   // A client that went away before this line was told of a stream that did not know it yet.
   if (writer->is_aborted()) stream->ClientGone(writer.get());
   // Nobody else begins a new request, though another client may have taken it over already.
-  if (!is_new) return call;
+  if (!is_new) return;
   if (absl::Status full = context_.placer->CheckRoom(request); !full.ok()) {
     stream->End(full);
-    return call;
+    return;
   }
   if (request.queue_timeout_ms() > 0) stream->LimitQueueing(request.queue_timeout_ms());
   const bool posted = context_.work_pool->Post(
       [this, stream, copy = std::move(request)] { Prepare(copy, stream); });
   if (!posted) stream->End(PoolIsFull(context_.work_pool));
-  return call;
 }
 
 void InferenceService::Prepare(const v1::GenerateRequest& request,

@@ -15,12 +15,20 @@
 
 namespace quire {
 
+class GenerateCall;
+
 // Of a message of the public service, in either direction.
 inline constexpr size_t kMaxPublicMessageBytes = 4 << 20;
 
+// Generate's calls come through a GenerateServer, all others by callbacks.
+using InferenceMethods = v1::Inference::WithRawMethod_Generate<
+    v1::Inference::WithCallbackMethod_Cancel<v1::Inference::WithCallbackMethod_Tokenize<
+        v1::Inference::WithCallbackMethod_Detokenize<v1::Inference::WithCallbackMethod_ListModels<
+            v1::Inference::WithCallbackMethod_GetModel<v1::Inference::WithCallbackMethod_GetLoad<
+                v1::Inference::WithCallbackMethod_GetServerInfo<v1::Inference::Service>>>>>>>>;
+
 // quire.v1.Inference: the thin edge over streams, placement and models. Thread safe.
-class InferenceService final
-    : public v1::Inference::WithRawCallbackMethod_Generate<v1::Inference::CallbackService> {
+class InferenceService final : public InferenceMethods {
  public:
   struct Context {
     WorkerRegistry* registry;
@@ -35,9 +43,8 @@ class InferenceService final
   };
   explicit InferenceService(const Context& context);
 
-  // Takes bytes: gRPC answers what is no GenerateRequest as if there were no such method.
-  grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
-                                                       const grpc::ByteBuffer* message) override;
+  // A call has arrived, in whose thread this is.
+  void Generate(GenerateCall* call);
   grpc::ServerUnaryReactor* Cancel(grpc::CallbackServerContext* context,
                                    const v1::CancelRequest* request,
                                    v1::CancelResponse* response) override;

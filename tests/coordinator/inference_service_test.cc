@@ -1,4 +1,5 @@
 #include "coordinator/rpc/inference_service.h"
+#include "coordinator/rpc/generate_server.h"
 
 #include <fstream>
 #include <sstream>
@@ -38,12 +39,15 @@ class InferenceServiceTest : public testing::Test {
         service_(MakeContext()) {
     grpc::ServerBuilder builder;
     builder.RegisterService(&service_);
+    generate_server_ = std::make_unique<GenerateServer>(&service_, &builder, /*num_threads=*/2);
     server_ = builder.BuildAndStart();
+    generate_server_->Start();
     grpc::ChannelArguments arguments;
     stub_ = v1::Inference::NewStub(server_->InProcessChannel(arguments));
   }
   ~InferenceServiceTest() override {
     server_->Shutdown();
+    generate_server_.reset();
     pool_.Stop();
   }
 
@@ -119,6 +123,7 @@ class InferenceServiceTest : public testing::Test {
   WorkPool pool_;
   StreamTable streams_;
   InferenceService service_;
+  std::unique_ptr<GenerateServer> generate_server_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::Inference::Stub> stub_;
 };
