@@ -90,16 +90,17 @@ void ClientWriter::Advance() {
 
 // --- GenerateCall ---
 
-GenerateCall::GenerateCall(InferenceService* service, grpc::ServerCompletionQueue* queue,
-                           std::shared_ptr<ReadyWriters> ready)
+GenerateCall::GenerateCall(InferenceService* service, grpc::ServerCompletionQueue* arrivals,
+                           grpc::ServerCompletionQueue* queue, std::shared_ptr<ReadyWriters> ready)
     : service_(service),
+      arrivals_(arrivals),
       queue_(queue),
       writer_(std::make_shared<ClientWriter>(this, ready)),
       ready_(std::move(ready)),
       stream_(&context_) {
   ready_->AddCall();
   context_.AsyncNotifyWhenDone(&over_);
-  service_->RequestGenerate(&context_, &request_, &stream_, queue_, queue_, &arrived_);
+  service_->RequestGenerate(&context_, &request_, &stream_, queue_, arrivals_, &arrived_);
 }
 
 GenerateCall::~GenerateCall() { ready_->RemoveCall(); }
@@ -111,17 +112,18 @@ void GenerateCall::On(Event event, bool ok) {
     case Event::kArrived:
       // Otherwise the server shuts down, and no client came; nothing else is told of this call.
       if (!ok) return delete this;
-      new GenerateCall(service_, queue_, ready_);
-      return service_->Generate(this);
+      new GenerateCall(service_, arrivals_, queue_, ready_);
+      service_->Generate(this);
+      request_.Clear();
+      return Release();
     case Event::kWritten:
       return writer_->WriteDone(ok);
     case Event::kFinished:
       is_finished_ = true;
-      return DeleteIfOver();
+      return Release();
     case Event::kOver:
-      is_over_ = true;
       if (context_.IsCancelled() && !is_finished_) writer_->Cancelled();
-      return DeleteIfOver();
+      return Release();
   }
 }
 

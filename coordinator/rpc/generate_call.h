@@ -58,7 +58,8 @@ class ClientWriter final : public ClientSink, public std::enable_shared_from_thi
 
 // The gRPC call of one client: takes bytes, since gRPC answers what is no GenerateRequest as if
 // there were no such method, and writes serialized GenerateEvents. Waits for its client, makes the
-// next call that waits, is served, and deletes itself; all in its completion queue's thread.
+// next call that waits, is served, and deletes itself. Comes in the arrivals' thread, which looks
+// at the request; all that follows is of its queue's thread, which must not wait for that.
 class GenerateCall {
  public:
   // What a completion queue hands back.
@@ -68,8 +69,8 @@ class GenerateCall {
     Event event;
   };
 
-  GenerateCall(InferenceService* service, grpc::ServerCompletionQueue* queue,
-               std::shared_ptr<ReadyWriters> ready);
+  GenerateCall(InferenceService* service, grpc::ServerCompletionQueue* arrivals,
+               grpc::ServerCompletionQueue* queue, std::shared_ptr<ReadyWriters> ready);
 
   const grpc::ServerContext& context() const { return context_; }
   const grpc::ByteBuffer& request() const { return request_; }
@@ -85,13 +86,14 @@ class GenerateCall {
 
  private:
   ~GenerateCall();
-  void Arrive();
-  // Both the end and what became of it have been told.
-  void DeleteIfOver() {
-    if (is_finished_ && is_over_) delete this;
+  // One of the three that still need it does not any more: its service, its end, and gRPC, which
+  // tells when the client has heard of that.
+  void Release() {
+    if (num_users_.fetch_sub(1) == 1) delete this;
   }
 
   InferenceService* const service_;
+  grpc::ServerCompletionQueue* const arrivals_;
   grpc::ServerCompletionQueue* const queue_;
   const std::shared_ptr<ClientWriter> writer_;
   const std::shared_ptr<ReadyWriters> ready_;
@@ -99,8 +101,8 @@ class GenerateCall {
   grpc::ByteBuffer request_;
   grpc::ServerAsyncWriter<grpc::ByteBuffer> stream_;
   std::shared_ptr<void> slot_;
+  std::atomic<int> num_users_{3};
   bool is_finished_ = false;
-  bool is_over_ = false;
   Tag arrived_{this, Event::kArrived};
   Tag written_{this, Event::kWritten};
   Tag finish_{this, Event::kFinished};

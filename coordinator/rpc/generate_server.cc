@@ -5,6 +5,17 @@
 #include "coordinator/rpc/generate_call.h"
 
 namespace quire {
+namespace {
+
+// Of a queue, for clients to come: gRPC keeps those that find none.
+constexpr int kWaitingCalls = 16;
+
+void Tell(void* tag, bool ok) {
+  const auto* of_call = static_cast<const GenerateCall::Tag*>(tag);
+  of_call->call->On(of_call->event, ok);
+}
+
+}  // namespace
 
 void ReadyWriters::Push(std::shared_ptr<ClientWriter> writer) {
   MutexLock lock(mutex_);
@@ -39,7 +50,7 @@ void ReadyWriters::Close() {
 
 GenerateServer::GenerateServer(InferenceService* service, grpc::ServerBuilder* builder,
                                uint32_t num_threads)
-    : service_(service) {
+    : service_(service), arrivals_(builder->AddCompletionQueue()) {
   for (uint32_t i = 0; i < num_threads; ++i) {
     auto queue = std::make_unique<Queue>();
     queue->completions = builder->AddCompletionQueue();
@@ -50,34 +61,40 @@ GenerateServer::GenerateServer(InferenceService* service, grpc::ServerBuilder* b
 
 void GenerateServer::Start() {
   for (const auto& queue : queues_) {
-    new GenerateCall(service_, queue->completions.get(), queue->ready);
+    for (int i = 0; i < kWaitingCalls; ++i) {
+      new GenerateCall(service_, arrivals_.get(), queue->completions.get(), queue->ready);
+    }
     queue->thread = std::thread(Serve, queue.get());
   }
+  arrivals_thread_ = std::thread(TakeArrivals, arrivals_.get());
 }
 
 GenerateServer::~GenerateServer() {
-  for (const auto& queue : queues_) {
-    queue->ready->Close();
-    queue->completions->Shutdown();
+  // A server that did not start has no calls, and nothing waits in its queues.
+  for (const auto& queue : queues_) queue->ready->Close();
+  Drain(arrivals_.get(), &arrivals_thread_);
+  for (const auto& queue : queues_) Drain(queue->completions.get(), &queue->thread);
+}
+
+void GenerateServer::Drain(grpc::ServerCompletionQueue* queue, std::thread* thread) {
+  queue->Shutdown();
+  if (thread->joinable()) return thread->join();
+  void* tag = nullptr;
+  bool ok = false;
+  while (queue->Next(&tag, &ok)) {
   }
-  for (const auto& queue : queues_) {
-    if (queue->thread.joinable()) {
-      queue->thread.join();
-      continue;
-    }
-    void* tag = nullptr;
-    bool ok = false;
-    while (queue->completions->Next(&tag, &ok)) {
-    }
-  }
+}
+
+void GenerateServer::TakeArrivals(grpc::ServerCompletionQueue* arrivals) {
+  void* tag = nullptr;
+  for (bool ok = false; arrivals->Next(&tag, &ok);) Tell(tag, ok);
 }
 
 void GenerateServer::Serve(Queue* queue) {
   void* tag = nullptr;
   for (bool ok = false; queue->completions->Next(&tag, &ok);) {
     if (tag != queue) {
-      const auto* of_call = static_cast<const GenerateCall::Tag*>(tag);
-      of_call->call->On(of_call->event, ok);
+      Tell(tag, ok);
       continue;
     }
     for (const auto& writer : queue->ready->TakeAll()) writer->Advance();

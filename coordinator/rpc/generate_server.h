@@ -43,9 +43,10 @@ class ReadyWriters {
   bool closed_ QUIRE_GUARDED_BY(mutex_) = false;
 };
 
-// Takes the calls of quire.v1.Inference.Generate, by completion queues with a thread each that does
-// all of its calls' writes. gRPC's callbacks would have several threads share the calls, which wake
-// one another for every message: docs/benchmarks.md#the-coordinator-w6 has what that costs.
+// Takes the calls of quire.v1.Inference.Generate in one thread, and hands them in turn to
+// completion queues with a thread each that does all of its calls' writes. gRPC's callbacks would
+// have several threads share the calls, which wake one another for every message:
+// docs/benchmarks.md#the-coordinator-w6 has what that costs.
 class GenerateServer {
  public:
   // Before the builder builds. REQUIRES: num_threads > 0; the service outlives this.
@@ -65,8 +66,13 @@ class GenerateServer {
     std::thread thread;
   };
   static void Serve(Queue* queue);
+  // Ends a queue that nothing is waited for in.
+  static void Drain(grpc::ServerCompletionQueue* queue, std::thread* thread);
+  static void TakeArrivals(grpc::ServerCompletionQueue* arrivals);
 
   InferenceService* const service_;
+  std::unique_ptr<grpc::ServerCompletionQueue> arrivals_;
+  std::thread arrivals_thread_;
   std::vector<std::unique_ptr<Queue>> queues_;
 };
 
