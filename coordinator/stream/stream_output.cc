@@ -30,7 +30,10 @@ bool StreamOutput::IsBehind(const ResumeTokens& resume) const {
     if (resume[i].empty()) continue;
     if (choices.empty()) return true;
     if (i >= choices.size()) break;
-    if (resume[i].size() > choices[i].num_tokens() && !choices[i].finished.has_value()) return true;
+    const std::optional<v1::Finished>& finished = choices[i].finished;
+    // An aborted choice says nothing of the client's tokens; the end of the request will.
+    const bool has_ended = finished.has_value() && finished->reason() != v1::Finished::ABORTED;
+    if (resume[i].size() > choices[i].num_tokens() && !has_ended) return true;
   }
   return false;
 }

@@ -129,6 +129,24 @@ TEST_F(RequestStreamTest, AClientThatWaitsGetsTheRequestOfOneThatGoesAway) {
   EXPECT_EQ(ahead.client->tokens(), Expected(60, 40));
 }
 
+TEST_F(RequestStreamTest, AClientThatWaitsHearsWhyAChoiceWasAborted) {
+  StartWorker("a:1");
+  Silence("a:1");
+  Run run = Start("r", Prepared(100, 2));
+  Run ahead = Attach("r", {Expected(40), {}});
+  worker::v1::Finish finish;
+  finish.set_attempt(1);
+  finish.set_reason(v1::Finished::ABORTED);
+  finish.set_status_code(static_cast<int>(absl::StatusCode::kInternal));
+  finish.set_status_message("broken");
+  run.stream->OnFinish(finish);  // the other choice has not ended yet
+  run.stream->OnMessageEnd();
+  finish.set_choice(1);
+  run.stream->OnFinish(finish);
+  const absl::Status status = ahead.client->WaitForEnd();
+  EXPECT_TRUE(absl::IsInternal(status)) << status;
+}
+
 TEST_F(RequestStreamTest, AClientThatWaitsCanRunOutOfTime) {
   StartWorker("a:1", {.step_micros = 5'000});
   Run first = Start("r", Prepared(100));
