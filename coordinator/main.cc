@@ -50,6 +50,7 @@ namespace {
 constexpr int64_t kTickMicros = 250'000;
 constexpr int64_t kLeastShutdownMicros = 1'000'000;  // for what clients have not read yet
 constexpr double kMaxDrainTimeoutSeconds = 86'400;
+constexpr uint32_t kMaxStreamThreads = 64;
 // Calls of one connection.
 constexpr int kMaxStreamsPerConnection = 4096;
 
@@ -61,6 +62,7 @@ struct CoordinatorFlags : ServerFlags {
   uint32_t quarantine_after = 2;
   uint32_t max_streams = 16384;
   uint32_t tokenizer_threads = 2;
+  uint32_t stream_threads = 1;
   bool separate_tenants = false;
 };
 
@@ -71,6 +73,10 @@ void Declare(FlagSet& flags, CoordinatorFlags* f) {
             "auto: generation_config.json gives the defaults of sampling; none: it does not");
   flags.Add("max-streams", &f->max_streams, "Requests that may be open at once");
   flags.Add("tokenizer-threads", &f->tokenizer_threads, "Threads that tokenize prompts");
+  flags
+      .Add("stream-threads", &f->stream_threads,
+           "Threads that write to clients; the busier one is, the more tokens a message has")
+      ->check(NumberFrom(1, kMaxStreamThreads));
   flags
       .Add("migration-timeout", &f->migration_timeout_s,
            "Seconds that a request which lost its worker waits for another with the same numerics")
@@ -83,9 +89,6 @@ void Declare(FlagSet& flags, CoordinatorFlags* f) {
   flags.Add("drain-timeout", &f->drain_timeout_s, "Seconds that open requests get after SIGTERM")
       ->check(NumberFrom(0, kMaxDrainTimeoutSeconds));
 }
-
-// One writes some 40,000 messages a second.
-uint32_t NumStreamThreads() { return std::clamp(std::thread::hardware_concurrency() / 4, 1u, 8u); }
 
 int Fail(const absl::Status& status) {
   std::cerr << "quire-coordinator: " << status.message() << "\n";
@@ -216,7 +219,8 @@ int Run(int argc, char** argv) {
   SetLimits(&builder, kMaxStreamsPerConnection, kMaxPublicMessageBytes);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   SetKeepalive(&builder);
-  auto generate_server = std::make_unique<GenerateServer>(&inference, &builder, NumStreamThreads());
+  auto generate_server =
+      std::make_unique<GenerateServer>(&inference, &builder, flags.stream_threads);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port == 0) {
     return Fail(absl::UnavailableError(absl::StrCat("cannot listen on ", listen.ToString())));

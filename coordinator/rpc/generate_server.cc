@@ -50,9 +50,10 @@ void ReadyWriters::Close() {
 
 GenerateServer::GenerateServer(InferenceService* service, grpc::ServerBuilder* builder,
                                uint32_t num_threads)
-    : service_(service), arrivals_(builder->AddCompletionQueue()) {
+    : service_(service) {
   for (uint32_t i = 0; i < num_threads; ++i) {
     auto queue = std::make_unique<Queue>();
+    queue->arrivals = builder->AddCompletionQueue();
     queue->completions = builder->AddCompletionQueue();
     queue->ready = std::make_shared<ReadyWriters>(queue->completions.get(), queue.get());
     queues_.push_back(std::move(queue));
@@ -62,18 +63,20 @@ GenerateServer::GenerateServer(InferenceService* service, grpc::ServerBuilder* b
 void GenerateServer::Start() {
   for (const auto& queue : queues_) {
     for (int i = 0; i < kWaitingCalls; ++i) {
-      new GenerateCall(service_, arrivals_.get(), queue->completions.get(), queue->ready);
+      new GenerateCall(service_, queue->arrivals.get(), queue->completions.get(), queue->ready);
     }
-    queue->thread = std::thread(Serve, queue.get());
+    queue->writer = std::thread(Serve, queue.get());
+    queue->taker = std::thread(TakeArrivals, queue->arrivals.get());
   }
-  arrivals_thread_ = std::thread(TakeArrivals, arrivals_.get());
 }
 
 GenerateServer::~GenerateServer() {
   // A server that did not start has no calls, and nothing waits in its queues.
   for (const auto& queue : queues_) queue->ready->Close();
-  Drain(arrivals_.get(), &arrivals_thread_);
-  for (const auto& queue : queues_) Drain(queue->completions.get(), &queue->thread);
+  for (const auto& queue : queues_) {
+    Drain(queue->arrivals.get(), &queue->taker);
+    Drain(queue->completions.get(), &queue->writer);
+  }
 }
 
 void GenerateServer::Drain(grpc::ServerCompletionQueue* queue, std::thread* thread) {

@@ -43,10 +43,9 @@ class ReadyWriters {
   bool closed_ QUIRE_GUARDED_BY(mutex_) = false;
 };
 
-// Takes the calls of quire.v1.Inference.Generate in one thread, and hands them in turn to
-// completion queues with a thread each that does all of its calls' writes. gRPC's callbacks would
-// have several threads share the calls, which wake one another for every message:
-// docs/benchmarks.md#the-coordinator-w6 has what that costs.
+// Takes the calls of quire.v1.Inference.Generate by completion queues: of each pair one thread takes
+// the calls that come, and the other does all of their writes. docs/adr/0009-one-thread-writes.md
+// says why not by callbacks, and why one pair is best.
 class GenerateServer {
  public:
   // Before the builder builds. REQUIRES: num_threads > 0; the service outlives this.
@@ -61,9 +60,11 @@ class GenerateServer {
 
  private:
   struct Queue {
+    std::unique_ptr<grpc::ServerCompletionQueue> arrivals;
     std::unique_ptr<grpc::ServerCompletionQueue> completions;
     std::shared_ptr<ReadyWriters> ready;
-    std::thread thread;
+    std::thread taker;
+    std::thread writer;
   };
   static void Serve(Queue* queue);
   // Ends a queue that nothing is waited for in.
@@ -71,8 +72,6 @@ class GenerateServer {
   static void TakeArrivals(grpc::ServerCompletionQueue* arrivals);
 
   InferenceService* const service_;
-  std::unique_ptr<grpc::ServerCompletionQueue> arrivals_;
-  std::thread arrivals_thread_;
   std::vector<std::unique_ptr<Queue>> queues_;
 };
 

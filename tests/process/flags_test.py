@@ -67,6 +67,7 @@ class FlagsTest(unittest.TestCase):
                 (["--generation-config", "some"], ["--generation-config", "some"]),
                 (["--max-streams", 0], ["--max-streams"]),
                 (["--tokenizer-threads", 0], ["--tokenizer-threads"]),
+                (["--stream-threads", 0], ["--stream-threads"]),
                 (["--drain-timeout=-5"], ["--drain-timeout", "-5"]),
                 (["--drain-timeout", "nan"], ["--drain-timeout"]),
                 (["--drain-timeout", "1e300"], ["--drain-timeout"]),
