@@ -43,9 +43,9 @@ class ReadyWriters {
   bool closed_ QUIRE_GUARDED_BY(mutex_) = false;
 };
 
-// Takes the calls of quire.v1.Inference.Generate by completion queues: of each pair one thread takes
-// the calls that come, and the other does all of their writes. docs/adr/0009-one-thread-writes.md
-// says why not by callbacks, and why one pair is best.
+// Takes the calls of quire.v1.Inference.Generate by completion queues: of each pair one thread
+// takes the calls that come, and the other does all of their writes.
+// docs/adr/0009-one-thread-writes.md says why not by callbacks, and why one pair is best.
 class GenerateServer {
  public:
   // Before the builder builds. REQUIRES: num_threads > 0; the service outlives this.
