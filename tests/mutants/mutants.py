@@ -61,7 +61,7 @@ MUTANTS = (
     Mutant("a kept worker is not released", _REQUEST_STREAM,
            "effects->releases_worker = std::exchange(runs_alone_, false);", "effects->releases_worker = false;",
            _STREAM),
-    Mutant("quarantine one death too early", _PLACEMENT,
+    Mutant("a request runs alone one death too early", _PLACEMENT,
            "losses_.size() >= context_.quarantine_after)", "losses_.size() + 1 >= context_.quarantine_after)", _STREAM),
     Mutant("silence counts as a death", _PLACEMENT,
            "loss == WorkerLoss::kUnheard || context_.quarantine_after == 0", "context_.quarantine_after == 0",
