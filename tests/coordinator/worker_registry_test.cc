@@ -29,11 +29,13 @@ class WorkerRegistryTest : public testing::Test {
     }
   }
 
-  // The reason that the worker at `address` is not READY holds `why`.
-  void WaitForWhy(const std::string& address, const std::string& why) {
+  // Waits until the reason that the worker at `address` is not taken holds `why`. False: it is.
+  bool IsRefused(const std::string& address, const std::string& why) {
     for (;;) {
       for (const WorkerView& view : coordinator_.registry().Views()) {
-        if (view.address == address && view.why.find(why) != std::string::npos) return;
+        if (view.address != address) continue;
+        if (view.is_open) return false;
+        if (view.why.find(why) != std::string::npos) return true;
       }
       coordinator_.WaitForTick();
     }
@@ -75,7 +77,7 @@ TEST_F(WorkerRegistryTest, TheOlderOfTwoProcessesOfANameKeepsItWhileItAnswers) {
 
   // Where its session opens all the same, it waits for the name.
   EXPECT_TRUE(coordinator_.registry().List("b:1", "2", "one").ok());
-  WaitForWhy("b:1", "another process of the name one answers at a:1");
+  EXPECT_TRUE(IsRefused("b:1", "another process of the name one answers at a:1"));
   WaitForState("one", v1::WorkerLoad::READY);
   EXPECT_EQ(network_.num_fetches("a:1"), 1u) << "its session was not disturbed";
   network_.Kill("a:1");
