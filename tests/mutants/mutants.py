@@ -89,11 +89,7 @@ MUTANTS = (
            "      entries[i]->OnTokens(output.attempt(i), choice == 1 ? 2 : choice == 2 ? 1 : choice, "
            "output.first_index(i),", ("simulation_test", "coordinator_test")),
     Mutant("a silent worker is not told to forget", _LINK_HEALTH,
-           "    if (sink != nullptr) sink->Write(std::move(cancel));\n  }\n"
-           "  for (auto& [key, request] : requests) request.receiver->OnWorkerLost(request.attempt, status);",
-           "  }\n"
-           "  for (auto& [key, request] : requests) request.receiver->OnWorkerLost(request.attempt, status);",
-           _STREAM),
+           "    if (sink != nullptr) sink->Write(std::move(cancel));\n", "", _STREAM),
     Mutant("silence is not noticed", _LINK_HEALTH, "  if (now - heard_at_ > kSilenceMicros) {", "  if (false) {", _STREAM),
     Mutant("a second process takes the name of one that answers", "coordinator/registry/worker_registry.cc",
            "      if (view.answers) return NameIsTaken(view);\n      replaced", "      replaced", ("coordinator_test",)),
