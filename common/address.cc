@@ -2,11 +2,29 @@
 
 #include <arpa/inet.h>
 
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "common/printable.h"
 
 namespace quire {
+namespace {
+
+constexpr size_t kMaxHostBytes = 253;  // of a DNS name
+
+// An IPv6 address has colons, and may have a zone after a %.
+bool IsHost(absl::string_view host, bool has_brackets) {
+  const absl::string_view others = has_brackets ? ".-_:%" : ".-_";
+  return host.size() <= kMaxHostBytes && std::all_of(host.begin(), host.end(), [others](char c) {
+           return absl::ascii_isalnum(static_cast<unsigned char>(c)) ||
+                  absl::StrContains(others, c);
+         });
+}
+
+}  // namespace
 
 std::string Address::ToString() const {
   const bool is_ipv6 = absl::StrContains(host, ':');
@@ -22,17 +40,23 @@ bool Address::is_loopback() const {
 absl::StatusOr<Address> ParseAddress(absl::string_view text) {
   const auto error = [text](absl::string_view what) {
     return absl::InvalidArgumentError(
-        absl::StrCat("\"", text, "\" is not an address (HOST:PORT or [IPV6]:PORT): ", what));
+        absl::StrCat("\"", Printable(text, kMaxHostBytes),
+                     "\" is not an address (HOST:PORT or [IPV6]:PORT): ", what));
   };
   const size_t colon = text.rfind(':');
   if (colon == absl::string_view::npos) return error("the port is missing");
   absl::string_view host = text.substr(0, colon);
-  if (absl::StartsWith(host, "[") && absl::EndsWith(host, "]")) {
+  const bool has_brackets = absl::StartsWith(host, "[") && absl::EndsWith(host, "]");
+  if (has_brackets) {
     host = host.substr(1, host.size() - 2);
   } else if (absl::StrContains(host, ':')) {
     return error("an IPv6 address needs brackets");
   }
   if (host.empty()) return error("the host is missing");
+  if (!IsHost(host, has_brackets)) {
+    return error(absl::StrCat("the host is not of letters, digits, dots, hyphens and underscores, ",
+                              kMaxHostBytes, " at most"));
+  }
   uint32_t port = 0;
   if (!absl::SimpleAtoi(text.substr(colon + 1), &port) || port > 65535) {
     return error("the port is not a number from 0 to 65535");

@@ -19,7 +19,8 @@ struct Address {
   bool is_loopback() const;
 };
 
-// HOST:PORT or [IPV6]:PORT. The error names the text and what is wrong with it.
+// HOST:PORT or [IPV6]:PORT. The error names the text, of which other bytes than printable ASCII are
+// escaped, and what is wrong with it.
 absl::StatusOr<Address> ParseAddress(absl::string_view text);
 
 // Listening elsewhere than on loopback needs `insecure` as long as the connection is not secured.

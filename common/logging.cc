@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -9,6 +10,7 @@
 
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+#include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "common/line_writer.h"
 
@@ -60,7 +62,24 @@ void SetUpLogging(std::string_view program, LogLevel level) {
   static_cast<void>(registered);
 }
 
-void Log(LogLevel level, std::string_view message) { spdlog::log(ToSpdlog(level), "{}", message); }
+void Log(LogLevel level, std::string_view message) {
+  const auto is_control = [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; };
+  if (message.size() <= kMaxLogBytes && std::none_of(message.begin(), message.end(), is_control)) {
+    return spdlog::log(ToSpdlog(level), "{}", message);
+  }
+  std::string line;
+  for (const char c : message.substr(0, kMaxLogBytes)) {
+    if (!is_control(c)) {
+      line += c;
+    } else {
+      absl::StrAppend(&line, "\\x", absl::Hex(static_cast<unsigned char>(c), absl::kZeroPad2));
+    }
+  }
+  if (message.size() > kMaxLogBytes) {
+    absl::StrAppend(&line, "... (", message.size(), " bytes)");
+  }
+  spdlog::log(ToSpdlog(level), "{}", line);
+}
 
 void FlushLog() { StandardError().Flush(SteadyMicros() + kFlushMicros); }
 

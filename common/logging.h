@@ -1,6 +1,7 @@
 #ifndef QUIRE_COMMON_LOGGING_H_
 #define QUIRE_COMMON_LOGGING_H_
 
+#include <cstddef>
 #include <string_view>
 
 // One line a call to standard error, with time and level. Thread safe. spdlog does the work, behind
@@ -13,6 +14,9 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError };
 // who reads standard error: a bounded number of lines wait to be written (LineWriter), and exit
 // waits until they are, a quarter of a second at most.
 void SetUpLogging(std::string_view program, LogLevel level);
+// Control characters are written as \xNN, so that what others sent cannot look like a line of ours,
+// and of a longer message its first kMaxLogBytes.
+inline constexpr size_t kMaxLogBytes = 16 << 10;
 void Log(LogLevel level, std::string_view message);
 // Waits as exit does. For use before _Exit.
 void FlushLog();

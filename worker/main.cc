@@ -36,6 +36,7 @@
 #include "common/steady_deadline.h"
 #include "common/ticker.h"
 #include "common/version.h"
+#include "common/worker_identity.h"
 #include "worker/engine/engine_loop.h"
 #include "worker/engine_factory.h"
 #include "worker/model/range_table.h"
@@ -182,6 +183,11 @@ int Run(int argc, char** argv) {
     if (!token.ok()) return Fail(token.status());
     join_token = *std::move(token);
   }
+  const std::string model = flags.served_model_name.empty() ? FolderName(flags.engine.model_folder)
+                                                            : flags.served_model_name;
+  if (absl::Status status = CheckIdentity("--served-model-name", model); !status.ok()) {
+    return Fail(status);
+  }
   flags.engine.tenant_weights = *TenantWeightsOf(flags);
   const Credentials credentials(flags.tls);
   RaiseFileLimit();
@@ -205,8 +211,6 @@ int Run(int argc, char** argv) {
 
   // The port must be known before the worker can be named, so the server starts first and sessions
   // find a table that is complete: connections come only after coordinators hear of the address.
-  const std::string model = flags.served_model_name.empty() ? FolderName(flags.engine.model_folder)
-                                                            : flags.served_model_name;
   worker::v1::WorkerInfo info = MakeInfo(flags, *built, flags.worker_name, model);
   if (flags.worker_name.empty()) {
     info.set_name(flags.advertise_address.empty() ? listen.ToString() : flags.advertise_address);

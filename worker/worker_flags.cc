@@ -3,6 +3,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/address.h"
+#include "common/worker_identity.h"
 
 namespace quire {
 namespace {
@@ -15,8 +16,6 @@ constexpr double kMaxAgingMs = 86'400'000;
 // etcd grants no less than twice the time that its members take to elect a leader.
 constexpr double kMinLeaseSeconds = 2;
 constexpr double kMaxLeaseSeconds = 3600;
-// Coordinators leave longer keys unread.
-constexpr size_t kMaxEtcdNameBytes = 256;
 constexpr double kMaxSeconds = 365 * 86'400;
 
 absl::Status CheckAddress(const char* flag, const std::string& text) {
@@ -127,10 +126,8 @@ absl::Status CheckFlags(const WorkerFlags& flags) {
           "give --tls-cert, --tls-key and --tls-ca, or --insecure to allow it"));
     }
   }
-  if (!flags.etcd.endpoints.empty() && flags.worker_name.size() > kMaxEtcdNameBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("--worker-name has ", flags.worker_name.size(),
-                                                   " bytes: with --etcd-endpoints ",
-                                                   kMaxEtcdNameBytes, " are allowed"));
+  if (!flags.worker_name.empty()) {
+    if (absl::Status s = CheckIdentity("--worker-name", flags.worker_name); !s.ok()) return s;
   }
   if (!flags.advertise_address.empty()) {
     return CheckAddress("advertise-address", flags.advertise_address);

@@ -4,8 +4,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "common/address.h"
 #include "common/join_token.h"
+#include "common/worker_identity.h"
 
 namespace quire {
 
@@ -46,12 +46,7 @@ absl::StatusOr<worker::v1::WorkerStatus> DecodeAnnouncement(absl::string_view ke
     return absl::PermissionDeniedError(
         "it is not signed with the token of this coordinator's --join-token-file");
   }
-  const absl::StatusOr<Address> address = ParseAddress(status.address());
-  if (!address.ok()) return address.status();
-  if (address->port == 0) return absl::InvalidArgumentError("its address has the port 0");
-  if (status.incarnation().empty() || status.worker().name().empty()) {
-    return absl::InvalidArgumentError("it has no incarnation or no name");
-  }
+  if (absl::Status checked = CheckAnnounced(status); !checked.ok()) return checked;
   if (key != WorkerKey(prefix, status.worker().name())) {
     return absl::InvalidArgumentError("it is the announcement of a worker of another name");
   }

@@ -15,7 +15,7 @@ namespace quire {
 // Larger values are not read: what a worker says of itself takes some hundred bytes.
 inline constexpr size_t kMaxAnnouncementBytes = 16 << 10;
 
-// Longer keys neither: a prefix and a name have 256 bytes at most.
+// Longer keys neither: a prefix has 256 bytes at most, a name kMaxWorkerNameBytes.
 inline constexpr size_t kMaxWorkerKeyBytes = 1024;
 
 // "PREFIX/workers/": what every worker's key begins with.
@@ -28,9 +28,9 @@ std::string EndOfKeys(std::string keys);
 std::string EncodeAnnouncement(const worker::v1::WorkerStatus& status,
                                const std::string& join_token);
 
-// What a value says, which anyone may have written. INVALID_ARGUMENT: it is no announcement, has no
-// usable address, incarnation or name, or its name is not that of `key`. PERMISSION_DENIED: it is
-// not signed with the join token, where there is one.
+// What a value says, which anyone may have written. INVALID_ARGUMENT: it is no announcement, what
+// it says cannot be of a worker (CheckAnnounced), or its name is not that of `key`.
+// PERMISSION_DENIED: it is not signed with the join token, where there is one.
 absl::StatusOr<worker::v1::WorkerStatus> DecodeAnnouncement(absl::string_view key,
                                                             const std::string& value,
                                                             const std::string& prefix,

@@ -3,7 +3,6 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/support/client_callback.h>
 
-#include <chrono>
 #include <set>
 #include <utility>
 
@@ -11,6 +10,7 @@
 #include "common/keepalive.h"
 #include "common/mutex.h"
 #include "common/rpc_status.h"
+#include "common/steady_deadline.h"
 
 namespace quire {
 
@@ -26,8 +26,7 @@ constexpr int kMaxMessageBytes = 64 << 20;
 constexpr size_t kMaxWatchRequests = 4;
 
 void SetDeadline(grpc::ClientContext* context) {
-  context->set_deadline(std::chrono::system_clock::now() +
-                        std::chrono::seconds(EtcdApi::kCallSeconds));
+  context->set_deadline(SteadyDeadline(EtcdApi::kCallSeconds * int64_t{1'000'000}));
 }
 
 }  // namespace
@@ -142,17 +141,20 @@ EtcdClient::EtcdClient(const std::vector<std::string>& endpoints,
     : calls_(std::make_shared<Calls>()) {
   for (const std::string& endpoint : endpoints) {
     grpc::ChannelArguments arguments;
-    // gRPC backs off for up to minutes of its own accord.
-    arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000 * kCallSeconds);  // time to connect
-    arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+    SetReconnect(&arguments, /*max_pause_ms=*/1000);
     SetKeepalive(&arguments);
     arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
     const auto channel = grpc::CreateCustomChannel(endpoint, credentials, arguments);
-    members_.push_back({endpoint, etcdserverpb::KV::NewStub(channel),
+    members_.push_back({endpoint, channel, etcdserverpb::KV::NewStub(channel),
                         etcdserverpb::Lease::NewStub(channel),
                         etcdserverpb::Watch::NewStub(channel)});
   }
+}
+
+const EtcdClient::Member& EtcdClient::Connected() const {
+  const Member& member = Current();
+  ConnectNow(member.channel.get());
+  return member;
 }
 
 template <typename Request, typename Response, typename Start>
@@ -168,7 +170,7 @@ void EtcdClient::Call(const Request& request, Done<Response> done, Start start) 
   state->done = std::move(done);
   SetDeadline(&state->context);
   if (!calls_->Add(&state->context)) return;
-  start(Current(), &state->context, &state->request, &state->response,
+  start(Connected(), &state->context, &state->request, &state->response,
         [state, calls = calls_](const grpc::Status& status) {
           calls->Forget(&state->context);
           if (status.ok()) {
@@ -208,7 +210,7 @@ void EtcdClient::Revoke(const etcdserverpb::LeaseRevokeRequest& request,
 
 void EtcdClient::KeepAlive(const LeaseKeepAliveRequest& request,
                            Done<LeaseKeepAliveResponse> done) {
-  (new KeepAliveCall(request, std::move(done), calls_))->Start(Current().lease.get());
+  (new KeepAliveCall(request, std::move(done), calls_))->Start(Connected().lease.get());
 }
 
 std::shared_ptr<MessageSink<WatchRequest>> EtcdClient::Watch(
@@ -220,7 +222,7 @@ std::shared_ptr<MessageSink<WatchRequest>> EtcdClient::Watch(
         // A member that loses its leader ends the watch, rather than leave it silent.
         context->AddMetadata("hasleader", "true");
         if (!counted->Begin(context)) context->TryCancel();
-        Current().watch->async()->Watch(context, reactor);
+        Connected().watch->async()->Watch(context, reactor);
       });
 }
 

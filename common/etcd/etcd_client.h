@@ -40,6 +40,7 @@ class EtcdClient final : public EtcdApi {
  private:
   struct Member {
     std::string address;
+    std::shared_ptr<grpc::Channel> channel;
     std::unique_ptr<etcdserverpb::KV::Stub> kv;
     std::unique_ptr<etcdserverpb::Lease::Stub> lease;
     std::unique_ptr<etcdserverpb::Watch::Stub> watch;
@@ -50,6 +51,8 @@ class EtcdClient final : public EtcdApi {
   template <typename Request, typename Response, typename Start>
   void Call(const Request& request, Done<Response> done, Start start);
   const Member& Current() const { return members_[current_.load() % members_.size()]; }
+  // Current for a call: EtcdRetryDelay is the pause, and the channel makes none of its own.
+  const Member& Connected() const;
 
   std::vector<Member> members_;
   std::atomic<size_t> current_{0};

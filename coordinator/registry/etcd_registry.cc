@@ -4,11 +4,11 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/etcd/announcement.h"
 #include "common/logging.h"
+#include "common/printable.h"
 
 namespace quire {
 
@@ -20,7 +20,7 @@ namespace {
 // A key as a log line shows it: anyone may have written it.
 std::string Shown(const std::string& key) {
   constexpr size_t kMaxShownBytes = 128;
-  return absl::CEscape(absl::string_view(key).substr(0, kMaxShownBytes));
+  return Printable(key, kMaxShownBytes);
 }
 
 }  // namespace
@@ -226,7 +226,8 @@ void EtcdRegistry::List(const std::string& key, const Announced& announced) {
       std::exchange(listed.address, announced.ok() ? announced->address() : "");
   absl::Status status = announced.status();
   if (announced.ok()) {
-    status = registry_->List(announced->address(), announced->incarnation(), announced->worker());
+    status =
+        registry_->List(announced->address(), announced->incarnation(), announced->worker().name());
   }
   if (before != listed.address) UnlistAddress(before);
   const std::string refused(status.message());

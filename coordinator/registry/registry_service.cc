@@ -3,11 +3,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/address.h"
 #include "common/clock.h"
 #include "common/grpc_stream.h"
 #include "common/join_token.h"
 #include "common/logging.h"
+#include "common/worker_identity.h"
 
 namespace quire {
 namespace {
@@ -29,19 +29,15 @@ class JoinHandler final : public MessageHandler<WorkerStatus> {
 
   void OnMessage(WorkerStatus status) override {
     if (!announced_) {
-      if (const auto parsed = ParseAddress(status.address()); !parsed.ok()) {
-        return sink_->Close(absl::InvalidArgumentError(
-            absl::StrCat("WorkerStatus.address: ", parsed.status().message())));
-      }
-      if (status.incarnation().empty() || status.worker().name().empty()) {
-        return sink_->Close(absl::InvalidArgumentError(
-            "WorkerStatus: the first message needs address, incarnation and worker.name"));
+      if (absl::Status checked = CheckAnnounced(status); !checked.ok()) {
+        return sink_->Close(std::move(checked));
       }
       announced_ = true;
-      announcement_ = std::move(status);
+      address_ = status.address();
+      incarnation_ = status.incarnation();
+      name_ = status.worker().name();
     }
-    const absl::Status joined = registry_->Join(
-        announcement_.address(), announcement_.incarnation(), announcement_.worker());
+    const absl::Status joined = registry_->Join(address_, incarnation_, name_);
     const std::string refused(joined.message());
     if (replied_ && refused == refused_) return;
     replied_ = true;
@@ -57,8 +53,10 @@ class JoinHandler final : public MessageHandler<WorkerStatus> {
   WorkerRegistry* const registry_;
   const std::string coordinator_id_;
   const std::shared_ptr<MessageSink<JoinReply>> sink_;
-  WorkerStatus announcement_;
   bool announced_ = false;
+  std::string address_;
+  std::string incarnation_;
+  std::string name_;
   bool replied_ = false;
   std::string refused_;  // as the last reply said
 };

@@ -9,10 +9,6 @@
 namespace quire {
 namespace {
 
-bool IsConnected(const WorkerView& view) {
-  return view.state != v1::WorkerLoad::DEAD && view.state != v1::WorkerLoad::STARTING;
-}
-
 // Adds an incarnation to those that announced an address. False: it was there.
 bool Remember(const std::string& incarnation, std::deque<std::string>* announced) {
   if (std::find(announced->begin(), announced->end(), incarnation) != announced->end())
@@ -22,10 +18,20 @@ bool Remember(const std::string& incarnation, std::deque<std::string>* announced
   return true;
 }
 
-absl::Status AnswersElsewhere(const WorkerView& view) {
+absl::Status AddressIsTaken(const WorkerView& view, const std::string& name) {
+  if (view.info.name() == name) {
+    return absl::AlreadyExistsError(absl::StrCat("the process before it, of the same name, ", name,
+                                                 ", still answers at ", view.address));
+  }
   return absl::AlreadyExistsError(
       absl::StrCat("another worker, ", view.info.name(), ", answers at ", view.address,
                    ": give this one the address that coordinators reach (--advertise-address)"));
+}
+
+absl::Status NameIsTaken(const WorkerView& view) {
+  return absl::AlreadyExistsError(absl::StrCat(
+      "another process of the name ", view.info.name(), " answers at ", view.address,
+      ": this one waits until that is gone (--worker-name gives it a name of its own)"));
 }
 
 }  // namespace
@@ -80,43 +86,36 @@ void WorkerRegistry::AddStatic(const std::string& address) {
   link->Start();
 }
 
+WorkerRegistry::Entry* WorkerRegistry::FindName(const std::string& name) {
+  for (auto& [number, entry] : workers_) {
+    if (entry.name == name) return &entry;
+  }
+  return nullptr;
+}
+
 absl::Status WorkerRegistry::Join(const std::string& address, const std::string& incarnation,
-                                  const worker::v1::WorkerInfo& info) {
-  if (absl::Status status = CheckNotReplaced(info.name(), incarnation); !status.ok()) return status;
-  std::shared_ptr<WorkerLink> known;
-  std::shared_ptr<WorkerLink> added;
-  bool is_first_word = false;
+                                  const std::string& name) {
+  std::shared_ptr<WorkerLink> holder;
   {
     MutexLock lock(mutex_);
-    if (Entry* entry = FindAddress(address); entry != nullptr) {
-      known = entry->link;
-      is_first_word = Remember(incarnation, &entry->announced);
-    } else {
-      if (absl::Status status = CheckRoom(); !status.ok()) return status;
-      added = AddLink(address, /*is_static=*/false);
-      Remember(incarnation, &workers_[added->number()].announced);
-    }
+    Entry* entry = FindName(name);
+    if (entry != nullptr && entry->link->address() != address) holder = entry->link;
   }
-  if (added != nullptr) {
-    LogInfo(absl::StrCat("worker ", info.name(), " at ", address, " joins"));
-    TakeName(info.name(), incarnation, added->number());
-    added->Start();
-    return absl::OkStatus();
+  if (holder != nullptr) {
+    const WorkerView view = holder->View();
+    if (view.answers && view.incarnation == incarnation) return absl::OkStatus();
+    if (view.answers) return NameIsTaken(view);
   }
-  const WorkerView view = known->View();
-  if (!IsConnected(view) || view.incarnation == incarnation) return absl::OkStatus();
-  if (is_first_word) {
-    known->Restart("the worker was restarted");
-    return absl::OkStatus();
-  }
-  // A new session found another process there: the announcement is of an address that is not its
-  // own.
-  return AnswersElsewhere(view);
+  return Announce(address, incarnation, name, /*is_listed=*/false);
 }
 
 absl::Status WorkerRegistry::List(const std::string& address, const std::string& incarnation,
-                                  const worker::v1::WorkerInfo& info) {
-  if (absl::Status status = CheckNotReplaced(info.name(), incarnation); !status.ok()) return status;
+                                  const std::string& name) {
+  return Announce(address, incarnation, name, /*is_listed=*/true);
+}
+
+absl::Status WorkerRegistry::Announce(const std::string& address, const std::string& incarnation,
+                                      const std::string& name, bool is_listed) {
   std::shared_ptr<WorkerLink> known;
   std::shared_ptr<WorkerLink> added;
   {
@@ -129,17 +128,17 @@ absl::Status WorkerRegistry::List(const std::string& address, const std::string&
       added = AddLink(address, /*is_static=*/false);
       entry = &workers_[added->number()];
     }
-    entry->is_listed = true;
+    if (is_listed) entry->is_listed = true;
   }
   if (added != nullptr) {
-    LogInfo(absl::StrCat("worker ", info.name(), " at ", address, " is listed"));
+    LogInfo(absl::StrCat("worker ", name, " at ", address, is_listed ? " is listed" : " joins"));
     added->Start();
     return absl::OkStatus();
   }
   const WorkerView view = known->View();
-  if (!IsConnected(view) || view.incarnation == incarnation) return absl::OkStatus();
-  if (view.state != v1::WorkerLoad::SUSPECT) return AnswersElsewhere(view);
-  // The connection may be that of a process which ended without a word.
+  if (!view.is_open || view.incarnation == incarnation) return absl::OkStatus();
+  // If the process that answered is gone, its connection is found dead by pings.
+  if (view.answers) return AddressIsTaken(view, name);
   bool is_first_word = false;
   {
     MutexLock lock(mutex_);
@@ -156,52 +155,33 @@ void WorkerRegistry::Unlist(const std::string& address) {
 }
 
 absl::Status WorkerRegistry::Admit(const WorkerLink& link, const worker::v1::Opened& opened) {
-  if (absl::Status status = CheckNotReplaced(opened.worker().name(), opened.incarnation());
-      !status.ok()) {
-    return status;
-  }
-  for (const WorkerView& view : Views()) {
-    if (view.number == link.number() || view.info.name() != opened.worker().name()) continue;
-    if (IsConnected(view) && view.incarnation == opened.incarnation()) {
-      return absl::AlreadyExistsError(absl::StrCat("the same worker, ", view.info.name(),
-                                                   ", is known already at ", view.address));
-    }
-  }
-  TakeName(opened.worker().name(), opened.incarnation(), link.number());
-  return absl::OkStatus();
-}
-
-void WorkerRegistry::TakeName(const std::string& name, const std::string& incarnation,
-                              WorkerNumber keep) {
-  for (const WorkerView& view : Views()) {
-    if (view.number == keep || view.info.name() != name || view.incarnation == incarnation)
-      continue;
-    std::shared_ptr<WorkerLink> replaced;
-    bool is_static = false;
-    {
-      MutexLock lock(mutex_);
-      const auto found = workers_.find(view.number);
-      if (found == workers_.end()) continue;
-      replaced = found->second.link;
-      replaced_.push_back(view.incarnation);
-      if (replaced_.size() > kMaxWorkers) replaced_.pop_front();
+  const std::string& name = opened.worker().name();
+  std::shared_ptr<WorkerLink> replaced;
+  bool is_static = false;
+  {
+    MutexLock lock(mutex_);
+    const auto own = workers_.find(link.number());
+    if (own == workers_.end()) return absl::CancelledError("the worker is not wanted any more");
+    if (Entry* holder = FindName(name); holder != nullptr && holder->link.get() != &link) {
+      const WorkerView view = holder->link->View();
+      if (view.is_open && view.incarnation == opened.incarnation()) {
+        return absl::AlreadyExistsError(
+            absl::StrCat("the same worker, ", name, ", is known already at ", view.address));
+      }
+      if (view.answers) return NameIsTaken(view);
+      replaced = holder->link;
       // A static address stays known: another process may come up there.
-      is_static = found->second.is_static;
-      if (!is_static) workers_.erase(found);
+      is_static = holder->is_static;
+      holder->name.clear();
+      if (!is_static) workers_.erase(replaced->number());
     }
-    const std::string why = absl::StrCat("replaced by a newer worker of the name ", name);
-    LogWarning(absl::StrCat("worker ", name, " at ", view.address, " is ", why));
-    is_static ? replaced->Restart(why) : replaced->Shutdown(absl::UnavailableError(why));
+    own->second.name = name;
   }
-}
-
-absl::Status WorkerRegistry::CheckNotReplaced(const std::string& name,
-                                              const std::string& incarnation) const {
-  MutexLock lock(mutex_);
-  if (std::find(replaced_.begin(), replaced_.end(), incarnation) == replaced_.end()) {
-    return absl::OkStatus();
-  }
-  return absl::AlreadyExistsError(absl::StrCat("a newer worker has the name ", name));
+  if (replaced == nullptr) return absl::OkStatus();
+  const std::string why = absl::StrCat("replaced by the worker ", name, " at ", link.address());
+  LogWarning(absl::StrCat("worker ", name, " at ", replaced->address(), " is ", why));
+  is_static ? replaced->Restart(why) : replaced->Shutdown(absl::UnavailableError(why));
+  return absl::OkStatus();
 }
 
 std::vector<std::shared_ptr<WorkerLink>> WorkerRegistry::Links() const {

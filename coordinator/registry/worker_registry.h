@@ -18,9 +18,10 @@ namespace quire {
 // (static), announce themselves (joined), or are in a list that others keep (listed: etcd's); what
 // a worker says of itself in its session counts, so they are equal from then on. Thread safe.
 //
-// A name belongs to one process: a new incarnation under a name takes it over at once, from
-// whatever address, and the one that it replaces is refused from then on. A list may be old or
-// wrong, so there a name is taken only when the worker's own session has opened.
+// An announcement may be old, wrong or forged, so it does no more than make the registry connect:
+// it ends no session that answers, and it takes no name. A name is of the process whose session
+// opened with it, for as long as that answers; once it is silent, deaf, hung or gone, the next one
+// that opens has it, from whatever address.
 //
 // A worker that has been gone for kForgetMicros is forgotten, unless it is static or still listed.
 class WorkerRegistry {
@@ -37,15 +38,16 @@ class WorkerRegistry {
   // A worker that shall be there. REQUIRES: the address is valid.
   void AddStatic(const std::string& address);
 
-  // A worker says that it is there. RESOURCE_EXHAUSTED: there are too many already. ALREADY_EXISTS:
-  // a newer process has its name.
+  // A worker says that it is there. Connects to it if it is unknown. RESOURCE_EXHAUSTED: there are
+  // too many already. ALREADY_EXISTS: another process answers at the address or has the name; said
+  // again once that one is gone, it is taken.
   absl::Status Join(const std::string& address, const std::string& incarnation,
-                    const worker::v1::WorkerInfo& info);
+                    const std::string& name);
 
-  // A list names a worker. Connects to it if it is unknown; one that answers is left alone,
-  // whatever the list says. Errors are Join's.
+  // A list names a worker. As Join, but one whose name another has is connected to, so that it
+  // serves as soon as that one is gone: a list is not told of a refusal, and does not ask again.
   absl::Status List(const std::string& address, const std::string& incarnation,
-                    const worker::v1::WorkerInfo& info);
+                    const std::string& name);
   // The list does not name it any more. That makes it a suspect at most: whether it is there is for
   // its session to say, and it is forgotten when that is gone as well.
   void Unlist(const std::string& address);
@@ -64,11 +66,12 @@ class WorkerRegistry {
  private:
   struct Entry {
     std::shared_ptr<WorkerLink> link;
+    std::string name;  // that is its own; at most one entry has a name
     bool is_static = false;
     bool is_listed = false;
     int64_t last_alive = 0;
-    // Incarnations that announced this address: each may restart the session once. At most
-    // kMaxAnnounced, latest last.
+    // Incarnations that announced this address while its session did not answer: each restarted it,
+    // once. At most kMaxAnnounced, latest last.
     std::deque<std::string> announced;
   };
 
@@ -76,21 +79,21 @@ class WorkerRegistry {
       QUIRE_REQUIRES(mutex_);
   // Null: there is none.
   Entry* FindAddress(const std::string& address) QUIRE_REQUIRES(mutex_);
+  Entry* FindName(const std::string& name) QUIRE_REQUIRES(mutex_);
   absl::Status CheckRoom() const QUIRE_REQUIRES(mutex_);
+  absl::Status Announce(const std::string& address, const std::string& incarnation,
+                        const std::string& name, bool is_listed);
+  // May the process that opened the session have its name? If so it has it from now on.
   absl::Status Admit(const WorkerLink& link, const worker::v1::Opened& opened);
   std::vector<std::shared_ptr<WorkerLink>> Links() const;
-  absl::Status CheckNotReplaced(const std::string& name, const std::string& incarnation) const;
-  // Removes the workers other than `keep` that hold the name; they ended when `incarnation` began.
-  void TakeName(const std::string& name, const std::string& incarnation, WorkerNumber keep);
 
   WorkerLink::Context context_;
   const WorkerConnectorFactory connect_;
   const int64_t forget_micros_;
-  mutable Mutex mutex_;
+  mutable Mutex
+      mutex_;  // held while a link is looked at, which calls nothing here with its own held
   std::map<WorkerNumber, Entry> workers_ QUIRE_GUARDED_BY(mutex_);
   WorkerNumber next_number_ QUIRE_GUARDED_BY(mutex_) = 1;
-  // Incarnations that lost their name, latest last; at most kMaxWorkers.
-  std::deque<std::string> replaced_ QUIRE_GUARDED_BY(mutex_);
 };
 
 }  // namespace quire

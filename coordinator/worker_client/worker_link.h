@@ -28,7 +28,9 @@ struct WorkerView {
   worker::v1::WorkerInfo info;  // empty until the first session
   worker::v1::Load load;
   v1::WorkerLoad::State state = v1::WorkerLoad::STARTING;
-  std::string why;                           // it is not READY
+  std::string why;       // it is not READY
+  bool is_open = false;  // a process has a session with us
+  bool answers = false;  // and is neither silent nor deaf, nor does its engine hang
   std::shared_ptr<const ServedModel> model;  // not null when READY
   WorkerSnapshot snapshot;
 };

@@ -33,6 +33,23 @@ TEST(AddressTest, SaysWhatIsWrong) {
   }
 }
 
+TEST(AddressTest, TakesNoHostThatCannotBeOne) {
+  for (const std::string& host :
+       {std::string("two\nlines"), std::string("a b"), std::string("a/b"), std::string("a\0", 2),
+        std::string("fe80%eth0"), std::string("[::1\n]"), std::string("\xff"),
+        std::string(254, 'h'), std::string(4 << 20, 'h')}) {
+    const auto address = ParseAddress(host + ":1");
+    EXPECT_EQ(address.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(address.status().message(), HasSubstr("the host is not of letters"));
+    EXPECT_LT(address.status().message().size(), 600u);
+    EXPECT_EQ(address.status().message().find('\n'), std::string::npos);
+  }
+  for (const char* text : {"[fe80::1%eth0]:1", "host_1.a-b:1"}) {
+    EXPECT_TRUE(ParseAddress(text).ok()) << text;
+  }
+  EXPECT_TRUE(ParseAddress(std::string(253, 'h') + ":1").ok());
+}
+
 TEST(AddressTest, ListensBeyondLoopbackOnlyWhenTold) {
   for (const char* host : {"localhost", "127.0.0.1", "127.8.9.10", "::1"}) {
     EXPECT_TRUE(CheckListenAddress({host, 1}, false).ok()) << host;

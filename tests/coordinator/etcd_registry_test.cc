@@ -244,13 +244,16 @@ TEST_F(EtcdRegistryTest, AnOldAnnouncementDisturbsNobodyWhoAnswers) {
   EXPECT_THAT(Addresses(), UnorderedElementsAre("a:1", "a:9")) << "a:9 is tried, and is not there";
 }
 
-TEST_F(EtcdRegistryTest, ANewerProcessTakesItsNameWhenItAnswers) {
+TEST_F(EtcdRegistryTest, ANewerProcessTakesItsNameOnceTheOneBeforeItIsGone) {
   StartWorker("one", "a:1");
   Read();
   coordinator_.WaitUntilReady(1);
   network_.Start("b:1", {.name = "one", .incarnation = "2"});
   Announce("one", "b:1", "2");
   etcd_.Notify();
+  EXPECT_THAT(Addresses(), UnorderedElementsAre("a:1", "b:1"));
+  ExpectReady(1);
+  network_.Kill("a:1");
   while (Addresses() != std::set<std::string>{"b:1"}) coordinator_.WaitForTick();
   coordinator_.WaitUntilReady(1);
 }

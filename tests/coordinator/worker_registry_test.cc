@@ -1,8 +1,8 @@
 #include "coordinator/registry/worker_registry.h"
 
 #include <gtest/gtest.h>
+#include "absl/strings/str_cat.h"
 #include "common/rpc_status.h"
-#include "coordinator/registry/registry_service.h"
 #include "tests/coordinator/in_process_cluster.h"
 
 namespace quire {
@@ -13,12 +13,6 @@ class WorkerRegistryTest : public testing::Test {
   WorkerRegistryTest()
       : network_(ModelFiles{{"config.json", R"({"eos_token_id": 2})"}}), coordinator_(&network_) {}
 
-  worker::v1::WorkerInfo Info(const std::string& name) {
-    worker::v1::WorkerInfo info;
-    info.set_name(name);
-    info.set_model("m");
-    return info;
-  }
   WorkerView Only() {
     const std::vector<WorkerView> views = coordinator_.registry().Views();
     EXPECT_EQ(views.size(), 1u);
@@ -27,8 +21,21 @@ class WorkerRegistryTest : public testing::Test {
 
   void WaitForState(const std::string& name, v1::WorkerLoad::State state) {
     for (;;) {
+      coordinator_.registry().Tick();
       for (const WorkerView& view : coordinator_.registry().Views()) {
         if (view.info.name() == name && view.state == state) return;
+      }
+      coordinator_.WaitForTick();
+    }
+  }
+
+  // Waits until the reason that the worker at `address` is not taken holds `why`. False: it is.
+  bool IsRefused(const std::string& address, const std::string& why) {
+    for (;;) {
+      for (const WorkerView& view : coordinator_.registry().Views()) {
+        if (view.address != address) continue;
+        if (view.is_open) return false;
+        if (view.why.find(why) != std::string::npos) return true;
       }
       coordinator_.WaitForTick();
     }
@@ -52,32 +59,99 @@ TEST_F(WorkerRegistryTest, AStaticWorkerMayComeUpLater) {
 
 TEST_F(WorkerRegistryTest, AJoinedWorkerIsConnectedTo) {
   network_.Start("a:1", {.name = "one"});
-  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", Info("one")).ok());
-  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", Info("one")).ok());
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", "one").ok());
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", "one").ok());
   coordinator_.WaitUntilReady(1);
   EXPECT_EQ(Only().incarnation, "1");
 }
 
-TEST_F(WorkerRegistryTest, ANewIncarnationTakesTheNameFromAnyAddress) {
+TEST_F(WorkerRegistryTest, TheOlderOfTwoProcessesOfANameKeepsItWhileItAnswers) {
   network_.Start("a:1", {.name = "one"});
-  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", Info("one")).ok());
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", "one").ok());
   coordinator_.WaitUntilReady(1);
   network_.Start("b:1", {.name = "one", .incarnation = "2"});
-  EXPECT_TRUE(coordinator_.registry().Join("b:1", "2", Info("one")).ok());
-  EXPECT_EQ(Only().address, "b:1");
+  const absl::Status refused = coordinator_.registry().Join("b:1", "2", "one");
+  EXPECT_TRUE(absl::IsAlreadyExists(refused)) << refused;
+  EXPECT_NE(refused.message().find("answers at a:1"), std::string::npos) << refused;
+  EXPECT_EQ(Only().address, "a:1");
+
+  // Where its session opens all the same, it waits for the name.
+  EXPECT_TRUE(coordinator_.registry().List("b:1", "2", "one").ok());
+  EXPECT_TRUE(IsRefused("b:1", "another process of the name one answers at a:1"));
+  WaitForState("one", v1::WorkerLoad::READY);
+  EXPECT_EQ(network_.num_fetches("a:1"), 1u) << "its session was not disturbed";
+  network_.Kill("a:1");
+  while (coordinator_.registry().Views().size() > 1) coordinator_.WaitForTick();
   coordinator_.WaitUntilReady(1);
   EXPECT_EQ(Only().incarnation, "2");
-  // The one that it replaced lives on and says so: it stays out.
-  EXPECT_TRUE(absl::IsAlreadyExists(coordinator_.registry().Join("a:1", "1", Info("one"))));
-  EXPECT_EQ(Only().address, "b:1");
 }
 
-TEST_F(WorkerRegistryTest, ARestartUnderTheSameAddressIsNoticedByItsAnnouncement) {
+TEST_F(WorkerRegistryTest, ANewProcessTakesTheNameOfOneThatIsSilent) {
   network_.Start("a:1", {.name = "one"});
-  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", Info("one")).ok());
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", "one").ok());
   coordinator_.WaitUntilReady(1);
+  network_.SetSilent("a:1", true);
+  WaitForState("one", v1::WorkerLoad::SUSPECT);
+  network_.Start("b:1", {.name = "one", .incarnation = "2"});
+  EXPECT_TRUE(coordinator_.registry().Join("b:1", "2", "one").ok());
+  while (coordinator_.registry().Views().size() > 1) coordinator_.WaitForTick();
+  coordinator_.WaitUntilReady(1);
+  EXPECT_EQ(Only().address, "b:1");
+  // The one that it replaced lives on and says so: it stays out, as long as the new one answers.
+  network_.SetSilent("a:1", false);
+  EXPECT_TRUE(absl::IsAlreadyExists(coordinator_.registry().Join("a:1", "1", "one")));
+  EXPECT_EQ(Only().address, "b:1");
+  network_.Kill("b:1");
+  WaitForState("one", v1::WorkerLoad::DEAD);
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", "one").ok());
+  coordinator_.WaitUntilReady(1);
+}
+
+TEST_F(WorkerRegistryTest, AnAnnouncementAloneTakesNoName) {
+  network_.Start("a:1", {.name = "one"});
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", "one").ok());
+  coordinator_.WaitUntilReady(1);
+  EXPECT_TRUE(absl::IsAlreadyExists(coordinator_.registry().Join("nowhere:1", "evil", "one")));
+  EXPECT_EQ(Only().state, v1::WorkerLoad::READY);
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", "one").ok());
+  // Nor one that nobody has at the moment.
+  network_.Kill("a:1");
+  WaitForState("one", v1::WorkerLoad::DEAD);
+  EXPECT_TRUE(coordinator_.registry().Join("nowhere:1", "evil", "one").ok());
+  network_.Start("a:1", {.name = "one"});
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", "one").ok());
+  coordinator_.WaitUntilReady(1);
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", "one").ok());
+}
+
+TEST_F(WorkerRegistryTest, OfTwoThatOpenAtOnceOneHasTheName) {
+  for (int round = 1; round <= 20; ++round) {
+    const std::string one = absl::StrCat("a:", round), two = absl::StrCat("b:", round);
+    const std::string name = absl::StrCat("w", round);
+    network_.Start(one, {.name = name, .incarnation = "1"});
+    network_.Start(two, {.name = name, .incarnation = "2"});
+    coordinator_.registry().AddStatic(one);
+    coordinator_.registry().AddStatic(two);
+    coordinator_.WaitUntilReady(round);
+    size_t num_open = 0;
+    for (int i = 0; i < 3; ++i) coordinator_.WaitForTick();
+    for (const WorkerView& view : coordinator_.registry().Views()) {
+      num_open += view.is_open && view.info.name() == name ? 1 : 0;
+    }
+    EXPECT_EQ(num_open, 1u);
+  }
+}
+
+TEST_F(WorkerRegistryTest, ARestartOfOneThatIsSilentIsNoticedByItsAnnouncement) {
+  network_.Start("a:1", {.name = "one"});
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", "one").ok());
+  coordinator_.WaitUntilReady(1);
+  network_.SetSilent("a:1", true);
   network_.Start("a:1", {.name = "one", .incarnation = "2"});  // the old connection is still open
-  EXPECT_TRUE(coordinator_.registry().Join("a:1", "2", Info("one")).ok());
+  while (!coordinator_.registry().Join("a:1", "2", "one").ok()) {
+    coordinator_.WaitForTick();
+    coordinator_.registry().Tick();
+  }
   while (Only().incarnation != "2") coordinator_.WaitForTick();
   coordinator_.WaitUntilReady(1);
 }
@@ -97,16 +171,18 @@ TEST_F(WorkerRegistryTest, AWorkerUnderTwoAddressesServesUnderOne) {
   }
 }
 
-TEST_F(WorkerRegistryTest, AnAnnouncementOfAnothersAddressRestartsItOnceAtMost) {
+TEST_F(WorkerRegistryTest, AnAnnouncementOfAnothersAddressDoesNotRestartItWhileItAnswers) {
   network_.Start("a:1", {.name = "one"});
-  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", Info("one")).ok());
+  EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", "one").ok());
   coordinator_.WaitUntilReady(1);
-  EXPECT_TRUE(coordinator_.registry().Join("a:1", "stray", Info("two")).ok());
-  coordinator_.WaitUntilReady(1);
-  const absl::Status refused = coordinator_.registry().Join("a:1", "stray", Info("two"));
-  EXPECT_TRUE(absl::IsAlreadyExists(refused)) << refused;
-  EXPECT_NE(refused.message().find("--advertise-address"), std::string::npos);
-  EXPECT_EQ(Only().state, v1::WorkerLoad::READY);
+  for (const char* incarnation : {"stray", "stray", "another", "a third"}) {
+    const absl::Status refused = coordinator_.registry().Join("a:1", incarnation, "two");
+    EXPECT_TRUE(absl::IsAlreadyExists(refused)) << refused;
+    EXPECT_NE(refused.message().find("--advertise-address"), std::string::npos);
+    EXPECT_TRUE(absl::IsAlreadyExists(coordinator_.registry().Join("a:1", incarnation, "one")));
+    EXPECT_EQ(Only().state, v1::WorkerLoad::READY);
+  }
+  EXPECT_EQ(network_.num_fetches("a:1"), 1u) << "a new session would have fetched the files again";
 }
 
 TEST_F(WorkerRegistryTest, DrainingShows) {

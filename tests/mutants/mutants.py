@@ -20,8 +20,10 @@ _KV = ("scheduler_kv_test", "scheduler_batch_test", "worker_engine_test", "simul
 
 _REQUEST_STREAM = "coordinator/stream/request_stream.cc"
 _PLACEMENT = "coordinator/stream/request_stream_placement.cc"
-_LINK = "coordinator/worker_client/worker_link.cc"
+_LINK_HEALTH = "coordinator/worker_client/worker_link_health.cc"
+_LINK_REQUESTS = "coordinator/worker_client/worker_link_requests.cc"
 _SESSIONS = "worker/rpc/session_table.cc"
+_SESSION_OUTPUT = "worker/rpc/session_output.cc"
 _ENGINE_FILE = "worker/engine/request_engine.cc"
 _SCHEDULER = "scheduler/batch/batch_scheduler.cc"
 
@@ -82,26 +84,20 @@ MUTANTS = (
            "", _STREAM),
     Mutant("deadlines are not armed", _REQUEST_STREAM,
            "    if (deadline.has_value() && !output_.ended.has_value()) {", "    if (false) {", _STREAM),
-    Mutant("choices change places", _LINK,
+    Mutant("choices change places", _LINK_REQUESTS,
            "      entries[i]->OnTokens(output.attempt(i), choice, output.first_index(i),",
            "      entries[i]->OnTokens(output.attempt(i), choice == 1 ? 2 : choice == 2 ? 1 : choice, "
            "output.first_index(i),", ("simulation_test", "coordinator_test")),
-    Mutant("a silent worker is not told to forget", _LINK,
-           "    if (sink != nullptr) sink->Write(std::move(cancel));\n  }\n"
-           "  for (auto& [key, request] : requests) request.receiver->OnWorkerLost(request.attempt, status);",
-           "  }\n"
-           "  for (auto& [key, request] : requests) request.receiver->OnWorkerLost(request.attempt, status);",
-           _STREAM),
-    Mutant("silence is not noticed", _LINK, "    if (silent > kSilenceMicros) {\n      lost",
-           "    if (false) {\n      lost", _STREAM),
-    Mutant("a process that was replaced comes back under its name", "coordinator/registry/worker_registry.cc",
-           "  if (std::find(replaced_.begin(), replaced_.end(), incarnation) == replaced_.end()) {", "  if (true) {",
-           ("coordinator_test",)),
+    Mutant("a silent worker is not told to forget", _LINK_HEALTH,
+           "    if (sink != nullptr) sink->Write(std::move(cancel));\n", "", _STREAM),
+    Mutant("silence is not noticed", _LINK_HEALTH, "  if (now - heard_at_ > kSilenceMicros) {", "  if (false) {", _STREAM),
+    Mutant("a second process takes the name of one that answers", "coordinator/registry/worker_registry.cc",
+           "      if (view.answers) return NameIsTaken(view);\n      replaced", "      replaced", ("coordinator_test",)),
     # Sessions.
     Mutant("a request that a session drops runs on", _SESSIONS,
            "  inbox_->PostCancel({session.number, request->key}, std::nullopt, std::nullopt);\n"
            "  request->orphaned_at.reset();", "  request->orphaned_at.reset();", _SESSION),
-    Mutant("a reclaimed request is replayed from one token late", _SESSIONS,
+    Mutant("a reclaimed request is replayed from one token late", _SESSION_OUTPUT,
            "choice.tokens.begin() + (next_index[i] - choice.first_index);",
            "choice.tokens.begin() + std::min<size_t>(choice.tokens.size() - 1, next_index[i] + 1 - "
            "choice.first_index);", _SESSION),

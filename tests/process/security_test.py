@@ -25,13 +25,13 @@ def run(program, *flags):
                           timeout=HANG_S)
 
 
-def join(channel, metadata=()):
+def join(channel, metadata=(), **fields):
     """Calls Registry.Join as a worker does. The first reply; grpc.RpcError if the call is refused."""
-    status = worker_pb2.WorkerStatus(address="127.0.0.1:1", incarnation="i", worker={"name": "stranger"})
+    fields = {"address": "127.0.0.1:1", "incarnation": "i", "worker": {"name": "stranger"}} | fields
     call = channel.stream_stream("/quire.worker.v1.Registry/Join",
                                  request_serializer=worker_pb2.WorkerStatus.SerializeToString,
                                  response_deserializer=worker_pb2.JoinReply.FromString)
-    return next(call(iter([status]), metadata=metadata, timeout=HANG_S))
+    return next(call(iter([worker_pb2.WorkerStatus(**fields)]), metadata=metadata, timeout=HANG_S))
 
 
 def serial_of(address: str, identity: Identity) -> str:
@@ -61,6 +61,50 @@ class SecurityTest(unittest.TestCase):
         self.assertEqual(result.returncode, 2, result.stderr)
         lines = [line for line in result.stderr.splitlines() if all(str(word) in line for word in words)]
         self.assertEqual(len(lines), 1, f"{words}: {result.stderr}")
+
+
+class AnnouncementTest(SecurityTest):
+    """Whoever reaches a coordinator can announce anything. That harms no worker, and forges no line of the log."""
+
+    def setUp(self):
+        super().setUp()
+        self.coordinator = self.stage.coordinator()
+        self.worker = self.stage.fake_worker(self.stage.model("ghost", context=65536), "--join",
+                                             self.coordinator.address, "--num-gpu-blocks-override", 8192, step_us=2000)
+        self.service = Service(self.stage, self.coordinator.address)
+        self.service.wait_ready()
+        self.channel = self.stage.enter_context(grpc.insecure_channel(self.coordinator.address))
+
+    def test_announcements_end_no_stream_and_eject_nobody(self):
+        name = self.worker.address
+        stream = self.service.start(request(new=500)).wait_for_tokens(5)
+        for number in range(5):
+            # Its name at an address where nobody is, and its address with another name and with its own.
+            for fields in ({"worker": {"name": name}}, {"address": self.worker.address},
+                           {"address": self.worker.address, "worker": {"name": name}}):
+                self.assertIn("answers at " + self.worker.address,
+                              join(self.channel, incarnation=f"evil {number}", **fields).refused)
+            stream.wait_for_tokens(30 * (number + 1))
+        self.assertEqual(len(stream.ok().notices), 0)
+        self.assertEqual([(load.name, load.state) for load in self.service.load()], [(name, pb.WorkerLoad.READY)])
+        # It goes on announcing itself, and is told of no refusal.
+        self.assertNotIn("refuses", self.worker.log())
+
+    def test_what_cannot_be_a_worker_is_refused_by_name_of_the_field(self):
+        forged = "x\n2026-01-01T00:00:00.000000 W quire-coordinator forged"
+        for fields, what in (({"worker": {"name": forged}}, "worker.name"),
+                             ({"worker": {"name": (1 << 20) * "x"}}, "worker.name"),
+                             ({"worker": {"name": "n", "model": forged}}, "worker.model"),
+                             ({"incarnation": forged}, "incarnation"), ({"incarnation": ""}, "incarnation"),
+                             ({"address": forged + ":1"}, "address"), ({"address": (1 << 20) * "x" + ":1"}, "address"),
+                             ({"address": "127.0.0.1:0"}, "address")):
+            with self.subTest(what, fields=str(fields)[:80]):
+                with self.assertRaises(grpc.RpcError) as caught:
+                    join(self.channel, **fields)
+                self.assertEqual(caught.exception.code(), StatusCode.INVALID_ARGUMENT)
+                self.assertIn("WorkerStatus." + what, caught.exception.details())
+        self.assertEqual(len(self.service.load()), 1)
+        self.assertNotIn("forged", self.coordinator.log())
 
 
 class TlsTest(SecurityTest):

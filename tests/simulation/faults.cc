@@ -140,11 +140,10 @@ void Simulation::StartWorker(size_t worker) {
     SimCoordinator* const coordinator = coordinators_[c].get();
     const int64_t at =
         worker_paths_[c * config_.num_workers + worker].Arrival(queue_.now(), &random_);
-    coordinator->process().At(
-        at, [coordinator, name = started->options().name, info = started->info(),
-             incarnation = started->table().incarnation()] {
-          coordinator->registry().Join(absl::StrCat(name, ":1"), incarnation, info).IgnoreError();
-        });
+    coordinator->process().At(at, [coordinator, name = started->options().name,
+                                   incarnation = started->table().incarnation()] {
+      coordinator->registry().Join(absl::StrCat(name, ":1"), incarnation, name).IgnoreError();
+    });
   }
 }
 

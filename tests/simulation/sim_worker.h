@@ -49,7 +49,6 @@ class SimWorker final {
   bool is_running() const { return running_.has_value(); }
   SimProcess& process() { return process_; }
   SessionTable& table() { return *running_->table; }
-  const worker::v1::WorkerInfo& info() const { return info_; }
   EngineLoad load() const { return running_->engine->load(); }
   // Of the steps that begin from now on.
   void set_step_micros(int64_t micros) { step_micros_ = micros; }

@@ -1,0 +1,28 @@
+#ifndef QUIRE_COMMON_PRINTABLE_H_
+#define QUIRE_COMMON_PRINTABLE_H_
+
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+
+namespace quire {
+
+inline bool IsPrintable(char c) { return c >= ' ' && c <= '~'; }
+
+// What others sent, for a message of ours: other bytes than printable ASCII as \xNN, and of a long
+// text its first `max_bytes`.
+inline std::string Printable(absl::string_view text, size_t max_bytes) {
+  std::string printable;
+  for (const char c : text.substr(0, max_bytes)) {
+    IsPrintable(c) ? printable.push_back(c)
+                   : absl::StrAppend(&printable, "\\x",
+                                     absl::Hex(static_cast<unsigned char>(c), absl::kZeroPad2));
+  }
+  if (text.size() > max_bytes) absl::StrAppend(&printable, "... (", text.size(), " bytes)");
+  return printable;
+}
+
+}  // namespace quire
+
+#endif  // QUIRE_COMMON_PRINTABLE_H_
