@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "coordinator/rpc/validate.h"
 #include "worker/device/fake/fake_executor.h"
 
 namespace quire {
@@ -102,11 +103,7 @@ void SimClient::Connect() {
   const auto arrive = [this, connection = connection_, coordinator, send,
                        request = RequestForNow()] {
     if (connection->is_lost) return;
-    ResumeTokens resume;
-    for (const auto& choice : request.resume().choices()) {
-      resume.emplace_back(choice.emitted_token_ids().begin(), choice.emitted_token_ids().end());
-    }
-    connection->call = std::make_shared<SimCall>(&coordinator->process(), std::move(resume),
+    connection->call = std::make_shared<SimCall>(&coordinator->process(), ResumeOf(request),
                                                  plan_.write_micros, send);
     coordinator->Generate(request, connection->call);
   };
