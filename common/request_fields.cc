@@ -20,7 +20,7 @@ constexpr RequestField kFields[] = {
     {"text", "prompt", -kInfinity, kInfinity, true, "1 byte to 1 MiB, at most context - 1 tokens",
      "none", "Prompt as text"},
     {"token_ids", "token-ids", -kInfinity, kInfinity, true,
-     "1 to context - 1 ids below the vocabulary's size", "none",
+     "1 to context - 1 ids below the vocabulary's size, at most 1,048,576", "none",
      "Prompt as token ids, taken as they are"},
     {"chat.messages", "chat", -kInfinity, kInfinity, true,
      "1 byte to 1 MiB, at most context - 1 tokens", "none", "Prompt as chat messages"},
@@ -72,7 +72,8 @@ constexpr RequestField kFields[] = {
     {"tenant", "tenant", -kInfinity, kInfinity, true, "at most 128 printable ASCII bytes", "empty",
      "Whom the request is for"},
     {"resume.choices", "resume-token-ids", -kInfinity, kInfinity, true,
-     "at most n lists of at most max_new_tokens ids", "none", "Tokens that the client has already"},
+     "at most n lists of at most max_new_tokens ids, 1,048,576 over all", "none",
+     "Tokens that the client has already"},
 };
 
 }  // namespace

@@ -34,7 +34,10 @@ const RequestField& FieldAt(std::string_view path);
 
 // Limits on what is not a number.
 inline constexpr size_t kMaxPromptBytes = 1 << 20;
-inline constexpr size_t kMaxNameBytes = 128;  // request_id, tenant, cache_salt
+inline constexpr size_t kMaxPromptTokens = 1 << 20;  // as token ids
+inline constexpr size_t kMaxResumeTokens = 1 << 20;  // over all choices
+inline constexpr size_t kMaxJsonDepth = 64;          // of a chat's tools, tool calls and variables
+inline constexpr size_t kMaxNameBytes = 128;         // request_id, tenant, cache_salt
 inline constexpr size_t kMaxStopStrings = 16;
 inline constexpr size_t kMaxStopStringBytes = 256;
 inline constexpr size_t kMaxStopTokenIds = 64;

@@ -48,7 +48,7 @@ namespace quire {
 namespace {
 
 constexpr int64_t kTickMicros = 250'000;
-constexpr int64_t kLeastShutdownMicros = 1'000'000;  // for what clients have not read yet
+constexpr int64_t kLeastShutdownMicros = 1'000'000;  // for calls that are open still
 constexpr double kMaxDrainTimeoutSeconds = 86'400;
 constexpr uint32_t kMaxStreamThreads = 64;
 // Calls of one connection.
@@ -58,6 +58,7 @@ struct CoordinatorFlags : ServerFlags {
   std::vector<std::string> workers;
   std::string generation_config = "auto";
   double drain_timeout_s = 30;
+  double delivery_timeout_s = 60;
   double migration_timeout_s = 30;
   uint32_t quarantine_after = 2;
   uint32_t max_streams = 16384;
@@ -86,6 +87,10 @@ void Declare(FlagSet& flags, CoordinatorFlags* f) {
             "0: never");
   flags.AddSwitch("separate-tenants", &f->separate_tenants,
                   "Share cached prefixes only within a tenant, as if it were part of cache_salt");
+  flags
+      .Add("delivery-timeout", &f->delivery_timeout_s,
+           "Seconds that a client gets to read what is left once its request has ended")
+      ->check(NumberFrom(1, kMaxDrainTimeoutSeconds));
   flags.Add("drain-timeout", &f->drain_timeout_s, "Seconds that open requests get after SIGTERM")
       ->check(NumberFrom(0, kMaxDrainTimeoutSeconds));
 }
@@ -196,6 +201,7 @@ int Run(int argc, char** argv) {
   context.stream.on_token_gap = [&](int64_t micros, uint32_t num_tokens) {
     coordinator_metrics.OnTokenGap(micros, num_tokens);
   };
+  context.delivery_timeout = static_cast<int64_t>(flags.delivery_timeout_s * 1e6);
   context.separate_tenants = flags.separate_tenants;
   InferenceService inference(context);
   RegistryService registry_service(&registry, coordinator_id, join_token);
@@ -278,8 +284,10 @@ int Run(int argc, char** argv) {
   ticker.reset();
   if (etcd_registry != nullptr) etcd_registry->Stop();
   registry_service.CloseJoins();
-  // Clients that read slowly get what is left of the time to take what was generated.
-  server->Shutdown(SteadyDeadline(std::max(kLeastShutdownMicros, deadline - SteadyMicros())));
+  // Clients that read slowly get what is left of the time to take what was generated. Other calls,
+  // such as a Watch of the health that never ends, do not hold up the end.
+  streams.WaitUntilRead(deadline);
+  server->Shutdown(SteadyDeadline(kLeastShutdownMicros));
   generate_server.reset();
   work_pool.Stop();
   loader.Stop();

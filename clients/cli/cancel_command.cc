@@ -9,11 +9,13 @@ namespace quire {
 void CancelCommand::Declare(CLI::App& app) {
   connection_.Declare(app);
   app.add_option("--request-id,request_id", request_id_, "Id of the request")->required();
+  app.add_option("--tenant", tenant_, "The request's tenant, if it names one");
   app.add_flag("--json", json_, "Print one JSON object");
 }
 
 absl::Status CancelCommand::Run() {
-  const auto found = connection_.MakeClient()->Cancel(request_id_, connection_.call_options());
+  const auto found =
+      connection_.MakeClient()->Cancel(request_id_, tenant_, connection_.call_options());
   if (!found.ok()) return found.status();
   if (json_) {
     v1::CancelResponse response;

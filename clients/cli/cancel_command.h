@@ -8,7 +8,8 @@
 
 namespace quire {
 
-// `quire cancel`: stops a running request, whoever opened it. An unknown id is no error.
+// `quire cancel`: stops a running request, whoever opened it; one of a tenant with its name alone.
+// An unknown id is no error.
 class CancelCommand final : public Command {
  public:
   const char* name() const override { return "cancel"; }
@@ -19,6 +20,7 @@ class CancelCommand final : public Command {
  private:
   ConnectionFlags connection_;
   std::string request_id_;
+  std::string tenant_;
   bool json_ = false;
 };
 

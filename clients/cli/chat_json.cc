@@ -3,6 +3,8 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "common/json_depth.h"
+#include "common/request_fields.h"
 
 namespace quire {
 namespace {
@@ -33,6 +35,10 @@ absl::Status AddMessage(const Json& json, v1::Chat* chat) {
 }  // namespace
 
 absl::Status AddChatMessages(const std::string& json, v1::Chat* chat) {
+  if (IsNestedDeeperThan(json, kMaxJsonDepth)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("JSON nested deeper than ", kMaxJsonDepth, " levels"));
+  }
   const Json parsed = Json::parse(json, nullptr, /*allow_exceptions=*/false);
   if (parsed.is_string()) {
     v1::ChatMessage* message = chat->add_messages();

@@ -42,14 +42,20 @@ void ConnectionFlags::Declare(CLI::App& app) {
   app.add_option("--deadline-ms", deadline_ms_, "Give up after this many milliseconds; 0: never")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  app.add_option("--max-reconnects", retry_.max_reconnects,
-                 "Connections in a row that a stream may lose without a new token between them")
-      ->check(CLI::NonNegativeNumber)
+  app.add_option("--max-attempts", retry_.max_attempts,
+                 "Attempts in a row, without a new token between them, that may end UNAVAILABLE")
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
 }
 
 std::unique_ptr<Client> ConnectionFlags::MakeClient() const {
   return std::make_unique<Client>(targets_, retry_, tls_);
+}
+
+std::unique_ptr<Client> ConnectionFlags::MakeHastyClient() const {
+  RetryOptions once = retry_;
+  once.max_attempts = static_cast<int>(targets_.size());
+  return std::make_unique<Client>(targets_, once, tls_);
 }
 
 CallOptions ConnectionFlags::call_options() const {

@@ -21,6 +21,8 @@ class ConnectionFlags {
   void Declare(CLI::App& app);
   // REQUIRES: the flags were parsed.
   std::unique_ptr<Client> MakeClient() const;
+  // Asks each coordinator once: for a command that goes on asking by itself.
+  std::unique_ptr<Client> MakeHastyClient() const;
   CallOptions call_options() const;
 
  private:

@@ -24,7 +24,7 @@ void LoadCommand::Declare(CLI::App& app) {
 
 absl::StatusOr<v1::GetLoadResponse> LoadCommand::Ask() {
   constexpr int64_t kAgainMicros = 100'000;
-  const auto client = connection_.MakeClient();
+  const auto client = wait_ready_s_ > 0 ? connection_.MakeHastyClient() : connection_.MakeClient();
   const int64_t deadline = SteadyMicros() + static_cast<int64_t>(wait_ready_s_ * 1e6);
   int64_t num_ready = 0;
   for (;;) {

@@ -3,8 +3,11 @@
 #include <random>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/clock.h"
 #include "common/credentials.h"
+#include "common/mutex.h"
 #include "common/rpc_status.h"
 
 namespace quire {
@@ -13,6 +16,15 @@ namespace {
 void SetDeadline(grpc::ClientContext& context, const CallOptions& options) {
   if (!options.timeout.has_value()) return;
   context.set_deadline(gpr_time_from_millis(options.timeout->count(), GPR_TIMESPAN));
+}
+
+void Pause(std::chrono::milliseconds pause) {
+  const auto until = FromSteadyMicros(SteadyMicros() + std::chrono::microseconds(pause).count());
+  Mutex mutex;
+  CondVar never;
+  MutexLock lock(mutex);
+  while (never.WaitUntil(mutex, until)) {
+  }
 }
 
 }  // namespace
@@ -42,20 +54,32 @@ absl::Status Client::Generate(v1::GenerateRequest request, GenerateHandler* hand
 template <typename Request, typename Response>
 absl::StatusOr<Response> Client::Call(Method<Request, Response> method, const Request& request,
                                       const CallOptions& options) {
-  const size_t first = targets_->preferred();
-  absl::Status status;
-  for (size_t i = 0; i < targets_->size(); ++i) {
-    const size_t target = (first + i) % targets_->size();
+  RetryPolicy policy(retry_, targets_->size());
+  CallOptions left = options;
+  const int64_t began = SteadyMicros();
+  for (size_t target = targets_->preferred();; target = (target + 1) % targets_->size()) {
     grpc::ClientContext context;
-    SetDeadline(context, options);
+    SetDeadline(context, left);
     Response response;
-    status = StatusOfCall((targets_->stub(target).*method)(&context, request, &response));
-    if (absl::IsUnavailable(status)) continue;
-    targets_->Prefer(target);
-    if (!status.ok()) return status;
-    return response;
+    const absl::Status status =
+        StatusOfCall((targets_->stub(target).*method)(&context, request, &response));
+    const auto wait = policy.AfterLoss(status, /*num_tokens=*/0);
+    if (!wait.has_value()) {
+      if (!absl::IsUnavailable(status)) targets_->Prefer(target);
+      if (!status.ok()) return status;
+      return response;
+    }
+    if (options.timeout.has_value()) {
+      const auto passed = std::chrono::microseconds(SteadyMicros() - began);
+      left.timeout =
+          *options.timeout - *wait - std::chrono::duration_cast<std::chrono::milliseconds>(passed);
+      if (left.timeout->count() <= 0) {
+        return absl::DeadlineExceededError(
+            absl::StrCat("no time left to ask again after: ", status.message()));
+      }
+    }
+    Pause(*wait);
   }
-  return status;
 }
 
 absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest& request,
@@ -85,9 +109,11 @@ absl::StatusOr<v1::GetServerInfoResponse> Client::GetServerInfo(const CallOption
   return Call(&v1::Inference::Stub::GetServerInfo, v1::GetServerInfoRequest(), options);
 }
 
-absl::StatusOr<bool> Client::Cancel(absl::string_view request_id, const CallOptions& options) {
+absl::StatusOr<bool> Client::Cancel(absl::string_view request_id, absl::string_view tenant,
+                                    const CallOptions& options) {
   v1::CancelRequest request;
   request.set_request_id(std::string(request_id));
+  request.set_tenant(std::string(tenant));
   bool found = false;
   bool asked = false;
   absl::Status last_error;

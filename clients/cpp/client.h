@@ -27,10 +27,11 @@ struct CallOptions {
 
 // A client of Quire over one or several coordinators.
 //
-// A call goes to the coordinator that answered last; one that is UNAVAILABLE is passed over. A
-// Generate stream that is lost on the way goes on elsewhere with the tokens it has, so that the
-// handler sees one stream without gap or repeat. Errors are the server's, with its words; FieldOf
-// and RetryDelayOf (common/rpc_status.h) read their details. Thread safe.
+// A call goes to the coordinator that answered last; one that is UNAVAILABLE is passed over, and
+// all are asked again, after waits, as RetryOptions say. A Generate stream that is lost on the way
+// goes on elsewhere with the tokens it has, so that the handler sees one stream without gap or
+// repeat. Errors are the server's, with its words; FieldOf and RetryDelayOf (common/rpc_status.h)
+// read their details. Thread safe.
 class Client {
  public:
   // With `tls` every connection is by mutual TLS: a target's certificate must name the host of its
@@ -59,16 +60,17 @@ class Client {
   absl::StatusOr<v1::GetLoadResponse> GetLoad(const CallOptions& options = {});
   absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo(const CallOptions& options = {});
 
-  // Stops a request wherever it lives: every coordinator is asked. Whether one knew it. An error
-  // only if none could be asked.
-  absl::StatusOr<bool> Cancel(absl::string_view request_id, const CallOptions& options = {});
+  // Stops a request wherever it lives: every coordinator is asked, once. `tenant`: the request's.
+  // Whether one knew it. An error only if none could be asked.
+  absl::StatusOr<bool> Cancel(absl::string_view request_id, absl::string_view tenant = "",
+                              const CallOptions& options = {});
 
  private:
   template <typename Request, typename Response>
   using Method = grpc::Status (v1::Inference::Stub::*)(grpc::ClientContext*, const Request&,
                                                        Response*);
 
-  // One target after the other, until one is not UNAVAILABLE.
+  // One target after the other, as the retry policy says, until one is not UNAVAILABLE.
   template <typename Request, typename Response>
   absl::StatusOr<Response> Call(Method<Request, Response> method, const Request& request,
                                 const CallOptions& options);

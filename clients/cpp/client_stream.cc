@@ -157,7 +157,7 @@ void ClientStream::HandleConnectionEnd(absl::Status status) {
   // Streams of the other engines do not move: their tokens depend on more than the request.
   const bool can_resume = request_.engine() == v1::ENGINE_UNSPECIFIED ||
                           request_.engine() == v1::PAGED || progress_.num_new_tokens() == 0;
-  const auto wait = policy_.AfterLoss(status, progress_.started(), progress_.num_new_tokens());
+  const auto wait = policy_.AfterLoss(status, progress_.num_new_tokens());
   if (!can_resume || !wait.has_value()) return End(std::move(status));
   Reconnect(status, *wait);
 }
@@ -211,6 +211,7 @@ void ClientStream::AskToCancel(std::shared_ptr<LeasedContext> context, size_t ta
   };
   auto ask = std::make_shared<Ask>(targets_);
   ask->request.set_request_id(request_id());
+  ask->request.set_tenant(request_.tenant());
   ask->context.set_deadline(After(kCancelGrace));
   targets_->stub(target).async()->Cancel(
       &ask->context, &ask->request, &ask->response,

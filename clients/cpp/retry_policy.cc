@@ -14,17 +14,13 @@ absl::Status StatusOfCall(const grpc::Status& status) {
 }
 
 std::optional<std::chrono::milliseconds> RetryPolicy::AfterLoss(const absl::Status& status,
-                                                                bool started, uint64_t num_tokens) {
+                                                                uint64_t num_tokens) {
   using std::chrono::milliseconds;
   if (!absl::IsUnavailable(status)) return std::nullopt;
   if (num_tokens > num_tokens_) num_losses_ = 0;
   num_tokens_ = num_tokens;
   ++num_losses_;
-  if (!started) {
-    if (num_losses_ >= num_targets_) return std::nullopt;
-    return milliseconds(0);
-  }
-  if (num_losses_ > static_cast<size_t>(std::max(options_.max_reconnects, 0))) return std::nullopt;
+  if (num_losses_ >= static_cast<size_t>(std::max(options_.max_attempts, 1))) return std::nullopt;
   if (num_losses_ % num_targets_ != 0) return milliseconds(0);
   const size_t round = num_losses_ / num_targets_ - 1;
   milliseconds wait = options_.initial_backoff;

@@ -12,11 +12,11 @@
 
 namespace quire {
 
-// How long a client goes on trying.
+// How long a client goes on trying. The Python library has the same rule (docs/api.md).
 struct RetryOptions {
-  // Connections in a row, without a new token between them, that a stream which had begun may lose
-  // before the call fails. 0: the first loss is final.
-  int max_reconnects = 6;
+  // How many attempts in a row, without a new token between them, may end UNAVAILABLE before that
+  // is the call's result. 1: the first is.
+  int max_attempts = 8;
   // The wait once every target was tried: doubled from one round to the next, up to the maximum. A
   // longer delay that the server asked for holds instead, up to the same maximum.
   std::chrono::milliseconds initial_backoff{100};
@@ -28,18 +28,17 @@ struct RetryOptions {
 // is UNAVAILABLE.
 absl::Status StatusOfCall(const grpc::Status& status);
 
-// Decides for one call whether UNAVAILABLE is tried again, and when. A call that nothing was heard
-// of asks each target once. A stream that had begun is worth more: it goes round the targets, with
-// waits. Not thread safe.
+// Decides for one call whether UNAVAILABLE is tried again, and when: it goes round the targets,
+// with a wait after each round. Not thread safe.
 class RetryPolicy {
  public:
   // REQUIRES: num_targets > 0.
   RetryPolicy(const RetryOptions& options, size_t num_targets)
       : options_(options), num_targets_(num_targets) {}
 
-  // The wait before the next target is tried; empty: `status` is the call's result. `started`: an
-  // event had come. `num_tokens`: how many tokens had.
-  std::optional<std::chrono::milliseconds> AfterLoss(const absl::Status& status, bool started,
+  // The wait before the next target is tried; empty: `status` is the call's result. `num_tokens`:
+  // how many tokens had come.
+  std::optional<std::chrono::milliseconds> AfterLoss(const absl::Status& status,
                                                      uint64_t num_tokens);
 
  private:

@@ -6,12 +6,15 @@
 
 #include <nlohmann/json.hpp>
 #include "absl/strings/str_cat.h"
+#include "common/json_depth.h"
 #include "common/sha256.h"
 
 namespace quire {
 namespace {
 
 using Json = nlohmann::json;
+
+constexpr size_t kMaxDepth = 64;  // of a file that a worker sent
 
 absl::Status Wrong(const std::string& file, const std::string& what) {
   return absl::InvalidArgumentError(absl::StrCat(file, ": ", what));
@@ -21,6 +24,9 @@ absl::Status Wrong(const std::string& file, const std::string& what) {
 absl::StatusOr<Json> ReadObject(const ModelFiles& files, const std::string& name) {
   const auto found = files.find(name);
   if (found == files.end()) return Json::object();
+  if (IsNestedDeeperThan(found->second, kMaxDepth)) {
+    return Wrong(name, absl::StrCat("is nested deeper than ", kMaxDepth, " levels"));
+  }
   Json json = Json::parse(found->second, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return Wrong(name, "is not a JSON object");
   return json;

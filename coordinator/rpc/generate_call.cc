@@ -4,6 +4,7 @@
 
 #include <grpcpp/impl/codegen/proto_utils.h>
 #include "common/rpc_status.h"
+#include "common/steady_deadline.h"
 #include "coordinator/rpc/inference_service.h"
 
 namespace quire {
@@ -50,11 +51,13 @@ void ClientWriter::Cancelled() {
 
 void ClientWriter::Advance() {
   is_ready_.store(false);
-  if (finished_ || writing_) return;
+  if (finished_) return;
   absl::Status status;
   std::shared_ptr<RequestStream> ended;
   {
     MutexLock lock(mutex_);
+    if (abort_.has_value() || (stream_ != nullptr && stream_->has_ended())) call_->LimitDelivery();
+    if (writing_) return;
     if (abort_.has_value()) {
       status = *abort_;
       finished_ = true;
@@ -82,6 +85,7 @@ void ClientWriter::Advance() {
     call_->StartWrite(message_);
     return;
   }
+  call_->LimitDelivery();
   call_->Finish(status);
   // A stream that goes on without its client (it asked for what the stream does not have) is
   // cancelled.
@@ -107,6 +111,13 @@ GenerateCall::~GenerateCall() { ready_->RemoveCall(); }
 
 void GenerateCall::Finish(const absl::Status& status) { stream_.Finish(ToGrpc(status), &finish_); }
 
+void GenerateCall::LimitDelivery() {
+  if (is_limited_ || is_over_) return;
+  is_limited_ = true;
+  num_users_.fetch_add(1);
+  late_alarm_.Set(queue_, SteadyDeadline(service_->delivery_timeout()), &late_);
+}
+
 void GenerateCall::On(Event event, bool ok) {
   switch (event) {
     case Event::kArrived:
@@ -122,7 +133,12 @@ void GenerateCall::On(Event event, bool ok) {
       is_finished_ = true;
       return Release();
     case Event::kOver:
+      is_over_ = true;
+      if (is_limited_) late_alarm_.Cancel();
       if (context_.IsCancelled() && !is_finished_) writer_->Cancelled();
+      return Release();
+    case Event::kLate:
+      if (ok) context_.TryCancel();
       return Release();
   }
 }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include <grpcpp/alarm.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/support/async_stream.h>
 #include <quire/v1/inference.pb.h>
@@ -63,7 +64,7 @@ class ClientWriter final : public ClientSink, public std::enable_shared_from_thi
 class GenerateCall {
  public:
   // What a completion queue hands back.
-  enum class Event { kArrived, kWritten, kFinished, kOver };
+  enum class Event { kArrived, kWritten, kFinished, kOver, kLate };
   struct Tag {
     GenerateCall* call;
     Event event;
@@ -81,13 +82,16 @@ class GenerateCall {
   // `message` stays until the write is over.
   void StartWrite(const grpc::ByteBuffer& message) { stream_.Write(message, &written_); }
   void Finish(const absl::Status& status);
+  // From now on the client has the service's delivery timeout to take what is left: one that reads
+  // nothing would hold the slot for ever.
+  void LimitDelivery();
 
   void On(Event event, bool ok);
 
  private:
   ~GenerateCall();
-  // One of the three that still need it does not any more: its service, its end, and gRPC, which
-  // tells when the client has heard of that.
+  // One of those that still need it does not any more: its service, its end, gRPC, which tells when
+  // the client has heard of that, and the alarm, if it was set.
   void Release() {
     if (num_users_.fetch_sub(1) == 1) delete this;
   }
@@ -103,10 +107,14 @@ class GenerateCall {
   std::shared_ptr<void> slot_;
   std::atomic<int> num_users_{3};
   bool is_finished_ = false;
+  bool is_over_ = false;
+  bool is_limited_ = false;
+  grpc::Alarm late_alarm_;
   Tag arrived_{this, Event::kArrived};
   Tag written_{this, Event::kWritten};
   Tag finish_{this, Event::kFinished};
   Tag over_{this, Event::kOver};
+  Tag late_{this, Event::kLate};
 };
 
 }  // namespace quire

@@ -2,6 +2,7 @@
 
 #include <random>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -21,9 +22,17 @@ namespace {
 // How long before a deadline the server ends a request, so that the details still arrive.
 constexpr int64_t kBeforeDeadlineMicros = 20'000;
 
+// What one tenant may have of the work pool's queue, once a request has named one (docs/adr/0008).
+constexpr double kTenantShareOfPool = 0.5;
+// Tokenize and Detokenize, of which a client waits for few: beside the tenants, none of which can
+// have such a name.
+constexpr char kTextCalls[] = "\n";
+constexpr double kTextCallsShareOfPool = 0.125;
+
 std::string MakeRequestId() {
-  static thread_local std::mt19937_64 random{std::random_device{}()};
-  return absl::StrFormat("r-%016x", random());
+  // From the system: whoever guesses another's id could cancel the request or take it over.
+  static thread_local std::random_device random;
+  return absl::StrFormat("r-%08x%08x%08x%08x", random(), random(), random(), random());
 }
 
 struct Deadline {
@@ -46,14 +55,6 @@ Deadline DeadlineOf(const grpc::ServerContext& context, const v1::GenerateReques
   return deadline;
 }
 
-ResumeTokens ResumeOf(const v1::GenerateRequest& request) {
-  ResumeTokens resume;
-  for (const auto& choice : request.resume().choices()) {
-    resume.emplace_back(choice.emitted_token_ids().begin(), choice.emitted_token_ids().end());
-  }
-  return resume;
-}
-
 grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* context,
                                     const absl::Status& status) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
@@ -68,6 +69,22 @@ bool Parse(grpc::ByteBuffer message, v1::GenerateRequest* request) {
 absl::Status NotARequest() {
   return absl::InvalidArgumentError(
       "the message is not a GenerateRequest: its bytes do not parse, or a string is not UTF-8");
+}
+
+// Checks the request and moves its resumed tokens, accounted for, out of it.
+absl::Status Admit(v1::GenerateRequest* request, StreamTable* streams, ResumeTokens* resume) {
+  if (absl::Status s = ValidateRequest(*request); !s.ok()) return s;
+  if (!request->has_resume()) return absl::OkStatus();
+  size_t num_bytes = 0;
+  for (const auto& choice : request->resume().choices()) {
+    num_bytes += sizeof(std::vector<uint32_t>) + sizeof(uint32_t) * choice.emitted_token_ids_size();
+  }
+  auto charge = streams->HoldBytes(request->tenant(), num_bytes);
+  if (!charge.ok()) return charge.status();
+  *resume = ResumeOf(*request, *std::move(charge));
+  google::protobuf::RepeatedPtrField<v1::Resume::Choice> dropped;  // Clear would keep the memory
+  dropped.Swap(request->mutable_resume()->mutable_choices());
+  return absl::OkStatus();
 }
 
 absl::Status PoolIsFull(WorkPool* pool) {
@@ -100,8 +117,9 @@ InferenceService::InferenceService(const Context& context)
 void InferenceService::Generate(GenerateCall* call) {
   const int64_t received_at = SteadyMicros();
   v1::GenerateRequest request;
+  ResumeTokens resume;
   const absl::Status valid =
-      Parse(call->request(), &request) ? ValidateRequest(request) : NotARequest();
+      Parse(call->request(), &request) ? Admit(&request, context_.streams, &resume) : NotARequest();
   const std::shared_ptr<ClientWriter> writer = call->writer();
   const auto refuse = [&](const absl::Status& status) {
     // Names that were not checked do not get into the log.
@@ -122,17 +140,20 @@ void InferenceService::Generate(GenerateCall* call) {
   std::shared_ptr<RequestStream> stream;
   bool is_new = false;
   for (bool attached = false; !attached;) {
-    auto found = context_.streams->FindOrMake(request_id, fingerprint, [&] {
-      return std::make_shared<RequestStream>(next_key_.fetch_add(1), request_id, fingerprint,
-                                             context_.stream);
-    });
+    auto found = context_.streams->FindOrMake(
+        request_id, fingerprint,
+        [&] {
+          return std::make_shared<RequestStream>(next_key_.fetch_add(1), request_id, fingerprint,
+                                                 context_.stream);
+        },
+        request.tenant());
     if (!found.ok()) return refuse(found.status());
     call->Hold(std::move(found->slot));
     stream = std::move(found->stream);
     is_new = found->is_new;
-    writer->Attach(stream, ResumeOf(request));
+    writer->Attach(stream, resume);
     // One that has failed since it was found is none to join: the table makes another.
-    attached = stream->Attach(writer, ResumeOf(request), deadline.at, deadline.name);
+    attached = stream->Attach(writer, resume, deadline.at, deadline.name);
   }
   // A client that went away before this line was told of a stream that did not know it yet.
   if (writer->is_aborted()) stream->ClientGone(writer.get());
@@ -143,15 +164,18 @@ void InferenceService::Generate(GenerateCall* call) {
     return;
   }
   if (request.queue_timeout_ms() > 0) stream->LimitQueueing(request.queue_timeout_ms());
+  const WorkPool::Terms terms{request.tenant(), request.SpaceUsedLong(),
+                              context_.streams->knows_tenants() ? kTenantShareOfPool : 1};
   const bool posted = context_.work_pool->Post(
-      [this, stream, copy = std::move(request)] { Prepare(copy, stream); });
+      [this, stream, resume, copy = std::move(request)] { Prepare(copy, resume, stream); }, terms);
   if (!posted) stream->End(PoolIsFull(context_.work_pool));
 }
 
-void InferenceService::Prepare(const v1::GenerateRequest& request,
+void InferenceService::Prepare(const v1::GenerateRequest& request, const ResumeTokens& resume,
                                const std::shared_ptr<RequestStream>& stream) const {
-  auto prepared =
-      PrepareRequest(request, stream->request_id(), *context_.placer, context_.separate_tenants);
+  if (stream->has_ended()) return;  // while it waited here
+  auto prepared = PrepareRequest(request, stream->request_id(), resume, *context_.placer,
+                                 context_.separate_tenants);
   if (!prepared.ok()) return stream->End(prepared.status());
   stream->Begin(*std::move(prepared));
 }
@@ -163,17 +187,19 @@ grpc::ServerUnaryReactor* InferenceService::Cancel(grpc::CallbackServerContext* 
     return FinishNow(context,
                      WithField(absl::InvalidArgumentError("request_id is empty"), "request_id"));
   }
-  const std::shared_ptr<RequestStream> stream = context_.streams->FindLive(request->request_id());
+  const std::shared_ptr<RequestStream> stream =
+      context_.streams->FindLive(request->request_id(), request->tenant());
   response->set_found(stream != nullptr);
   if (stream != nullptr) stream->Cancel();
   return FinishNow(context, absl::OkStatus());
 }
 
-grpc::ServerUnaryReactor* InferenceService::OnPool(grpc::CallbackServerContext* context,
+grpc::ServerUnaryReactor* InferenceService::OnPool(const google::protobuf::Message& request,
                                                    std::function<absl::Status()> work) {
   auto* call = new PooledCall;
-  const bool posted =
-      context_.work_pool->Post([call, work = std::move(work)] { call->Finish(ToGrpc(work())); });
+  const WorkPool::Terms terms{kTextCalls, request.SpaceUsedLong(), kTextCallsShareOfPool};
+  const bool posted = context_.work_pool->Post(
+      [call, work = std::move(work)] { call->Finish(ToGrpc(work())); }, terms);
   if (!posted) call->Finish(ToGrpc(PoolIsFull(context_.work_pool)));
   return call;
 }
@@ -196,10 +222,10 @@ absl::StatusOr<InferenceService::NamedTokenizer> InferenceService::TokenizerOf(
   return NoWorkerNow(*found);
 }
 
-grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
+grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext*,
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
-  return OnPool(context, [this, request, response]() -> absl::Status {
+  return OnPool(*request, [this, request, response]() -> absl::Status {
     const auto target = TokenizerOf(request->model());
     if (!target.ok()) return target.status();
     if (request->text().size() > kMaxPromptBytes) {
@@ -226,10 +252,10 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
   });
 }
 
-grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
+grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext*,
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
-  return OnPool(context, [this, request, response]() -> absl::Status {
+  return OnPool(*request, [this, request, response]() -> absl::Status {
     const auto target = TokenizerOf(request->model());
     if (!target.ok()) return target.status();
     if (absl::Status s =

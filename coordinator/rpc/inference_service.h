@@ -40,8 +40,11 @@ class InferenceService final : public InferenceMethods {
     std::function<void(const RequestRecord&)> on_refused;  // may be null
     // Whether requests share cached prefixes only with those of the same tenant.
     bool separate_tenants = false;
+    // In which a client must take what is left for it once its request has ended, in microseconds.
+    int64_t delivery_timeout = 60'000'000;
   };
   explicit InferenceService(const Context& context);
+  int64_t delivery_timeout() const { return context_.delivery_timeout; }
 
   // A call has arrived, in whose thread this is.
   void Generate(GenerateCall* call);
@@ -73,10 +76,11 @@ class InferenceService final : public InferenceMethods {
     uint32_t vocabulary_size = 0;  // the model's, which may be larger than the tokenizer's
   };
   // Checks, tokenizes and begins a request, on the work pool.
-  void Prepare(const v1::GenerateRequest& request,
+  void Prepare(const v1::GenerateRequest& request, const ResumeTokens& resume,
                const std::shared_ptr<RequestStream>& stream) const;
   // Runs `work` on the pool and finishes the call with its status.
-  grpc::ServerUnaryReactor* OnPool(grpc::CallbackServerContext* context,
+  // `request`: what the call holds while it waits.
+  grpc::ServerUnaryReactor* OnPool(const google::protobuf::Message& request,
                                    std::function<absl::Status()> work);
   absl::StatusOr<NamedTokenizer> TokenizerOf(const std::string& model) const;
 

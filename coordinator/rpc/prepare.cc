@@ -8,8 +8,8 @@
 namespace quire {
 
 absl::StatusOr<PreparedRequest> PrepareRequest(const v1::GenerateRequest& request,
-                                               const std::string& request_id, const Placer& placer,
-                                               bool separate_tenants) {
+                                               const std::string& request_id, ResumeTokens resume,
+                                               const Placer& placer, bool separate_tenants) {
   const auto target = placer.Resolve(request.model(), request.engine(), request.worker());
   if (!target.ok()) return target.status();
   const ModelLimits limits{target->context_length, target->vocabulary_size};
@@ -18,8 +18,7 @@ absl::StatusOr<PreparedRequest> PrepareRequest(const v1::GenerateRequest& reques
   auto parameters = ResolveParameters(request, request_id, static_cast<uint32_t>(prompt->size()),
                                       *target->model, limits);
   if (!parameters.ok()) return parameters.status();
-  auto emitted = ResolveResume(request, *parameters, limits);
-  if (!emitted.ok()) return emitted.status();
+  if (absl::Status s = ValidateResume(resume, *parameters, limits); !s.ok()) return s;
   PreparedRequest prepared;
   prepared.model = target->model;
   prepared.engine = target->engine;
@@ -31,7 +30,7 @@ absl::StatusOr<PreparedRequest> PrepareRequest(const v1::GenerateRequest& reques
                             ? absl::StrCat(request.tenant(), "\n", request.cache_salt())
                             : request.cache_salt();
   prepared.tenant = request.tenant();
-  prepared.emitted = *std::move(emitted);
+  prepared.emitted = std::move(resume);
   prepared.numerics_id = request.resume().numerics_id();
   return prepared;
 }

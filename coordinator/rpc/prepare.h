@@ -11,11 +11,12 @@
 namespace quire {
 
 // A client's request with its model, its prompt in tokens and every parameter resolved; or what is
-// wrong with it, naming the field. Takes as long as a tokenizer takes. `separate_tenants`: it
-// shares cached prefixes only with requests of its tenant. REQUIRES: ValidateRequest passed it.
+// wrong with it, naming the field. Takes as long as a tokenizer takes. `resume`: the request's,
+// which may have left the message. `separate_tenants`: it shares cached prefixes only with requests
+// of its tenant. REQUIRES: ValidateRequest passed it.
 absl::StatusOr<PreparedRequest> PrepareRequest(const v1::GenerateRequest& request,
-                                               const std::string& request_id, const Placer& placer,
-                                               bool separate_tenants);
+                                               const std::string& request_id, ResumeTokens resume,
+                                               const Placer& placer, bool separate_tenants);
 
 }  // namespace quire
 

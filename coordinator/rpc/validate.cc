@@ -8,6 +8,7 @@
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <nlohmann/json.hpp>
 #include "absl/strings/str_cat.h"
+#include "common/json_depth.h"
 #include "common/request_fields.h"
 #include "common/rpc_status.h"
 #include "common/sha256.h"
@@ -44,30 +45,52 @@ absl::Status CheckBytes(const char* path, size_t num_bytes) {
   return absl::OkStatus();
 }
 
+absl::Status CheckJsonDepth(const std::string& path, const std::string& json) {
+  if (!IsNestedDeeperThan(json, kMaxJsonDepth)) return absl::OkStatus();
+  return Wrong(path, "JSON nested deeper", absl::StrCat("at most ", kMaxJsonDepth, " levels"));
+}
+
+absl::Status CheckChat(const v1::Chat& chat) {
+  if (chat.messages().empty()) return Wrong("chat.messages", "empty", "at least one message");
+  size_t num_bytes = chat.tools().size() + chat.template_kwargs().size();
+  for (int i = 0; i < chat.messages_size(); ++i) {
+    const v1::ChatMessage& message = chat.messages(i);
+    const std::string path = absl::StrCat("chat.messages[", i, "]");
+    if (message.role().empty()) {
+      return Wrong(absl::StrCat(path, ".role"), "empty", "a role, such as user");
+    }
+    num_bytes += message.role().size() + message.content().size() + message.name().size() +
+                 message.tool_calls().size();
+    if (absl::Status s = CheckJsonDepth(absl::StrCat(path, ".tool_calls"), message.tool_calls());
+        !s.ok()) {
+      return s;
+    }
+  }
+  if (absl::Status s = CheckJsonDepth("chat.tools", chat.tools()); !s.ok()) return s;
+  if (absl::Status s = CheckJsonDepth("chat.template_kwargs", chat.template_kwargs()); !s.ok()) {
+    return s;
+  }
+  return CheckBytes("chat.messages", num_bytes);
+}
+
+absl::Status CheckTokenIds(const v1::TokenIds& token_ids) {
+  const auto num_ids = static_cast<size_t>(token_ids.ids_size());
+  if (num_ids == 0) return Wrong("token_ids.ids", "empty", "at least one id");
+  if (num_ids > kMaxPromptTokens) {
+    return Wrong("token_ids.ids", absl::StrCat(num_ids, " ids"),
+                 absl::StrCat("at most ", kMaxPromptTokens));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckPrompt(const v1::GenerateRequest& request) {
   switch (request.prompt_case()) {
     case v1::GenerateRequest::kText:
       return CheckBytes("text", request.text().size());
     case v1::GenerateRequest::kTokenIds:
-      if (request.token_ids().ids().empty())
-        return Wrong("token_ids.ids", "empty", "at least one id");
-      return absl::OkStatus();
-    case v1::GenerateRequest::kChat: {
-      if (request.chat().messages().empty()) {
-        return Wrong("chat.messages", "empty", "at least one message");
-      }
-      size_t num_bytes = request.chat().tools().size() + request.chat().template_kwargs().size();
-      for (int i = 0; i < request.chat().messages_size(); ++i) {
-        const v1::ChatMessage& message = request.chat().messages(i);
-        if (message.role().empty()) {
-          return Wrong(absl::StrCat("chat.messages[", i, "].role"), "empty",
-                       "a role, such as user");
-        }
-        num_bytes += message.role().size() + message.content().size() + message.name().size() +
-                     message.tool_calls().size();
-      }
-      return CheckBytes("chat.messages", num_bytes);
-    }
+      return CheckTokenIds(request.token_ids());
+    case v1::GenerateRequest::kChat:
+      return CheckChat(request.chat());
     case v1::GenerateRequest::PROMPT_NOT_SET:
       break;
   }
@@ -139,6 +162,31 @@ absl::Status CheckNumbers(const v1::GenerateRequest& request) {
   return absl::OkStatus();
 }
 
+// Before the model is known. Called when the numbers have been checked.
+absl::Status CheckResume(const v1::GenerateRequest& request) {
+  const auto& choices = request.resume().choices();
+  const uint32_t n = request.sampling().has_n() ? request.sampling().n() : 1;
+  if (static_cast<uint32_t>(choices.size()) > n) {
+    return Wrong("resume.choices", absl::StrCat(choices.size(), " entries"),
+                 absl::StrCat("at most n, ", n));
+  }
+  size_t num_tokens = 0;
+  for (int i = 0; i < choices.size(); ++i) {
+    const auto num_own = static_cast<uint32_t>(choices.Get(i).emitted_token_ids_size());
+    num_tokens += num_own;
+    if (request.has_max_new_tokens() && num_own > request.max_new_tokens()) {
+      return Wrong(absl::StrCat("resume.choices[", i, "].emitted_token_ids"),
+                   absl::StrCat(num_own, " tokens"),
+                   absl::StrCat("at most max_new_tokens, ", request.max_new_tokens()));
+    }
+  }
+  if (num_tokens > kMaxResumeTokens) {
+    return Wrong("resume.choices", absl::StrCat(num_tokens, " tokens"),
+                 absl::StrCat("at most ", kMaxResumeTokens));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status NeedsTokenizer(const char* field, const ServedModel& model, const char* what) {
   return WithField(absl::FailedPreconditionError(
                        absl::StrCat(field, ": the model ", model.name(), " has no ", what)),
@@ -176,12 +224,11 @@ absl::Status ValidateName(const std::string& value, const char* field) {
                absl::StrCat("at most ", kMaxNameBytes, " printable ASCII bytes"));
 }
 
-absl::Status ValidateTokenIds(absl::string_view path,
-                              const google::protobuf::RepeatedField<uint32_t>& ids,
+absl::Status ValidateTokenIds(absl::string_view path, absl::Span<const uint32_t> ids,
                               uint32_t vocabulary) {
-  for (int i = 0; i < ids.size(); ++i) {
-    if (ids.Get(i) < vocabulary) continue;
-    return Wrong(absl::StrCat(path, "[", i, "]"), absl::StrCat(ids.Get(i)),
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < vocabulary) continue;
+    return Wrong(absl::StrCat(path, "[", i, "]"), absl::StrCat(ids[i]),
                  absl::StrCat("token ids below the vocabulary's size, ", vocabulary));
   }
   return absl::OkStatus();
@@ -205,6 +252,7 @@ absl::Status ValidateRequest(const v1::GenerateRequest& request) {
   }
   if (absl::Status s = CheckPrompt(request); !s.ok()) return s;
   if (absl::Status s = CheckNumbers(request); !s.ok()) return s;
+  if (absl::Status s = CheckResume(request); !s.ok()) return s;
   if (absl::Status s = CheckStop(request.stop()); !s.ok()) return s;
   return CheckLogitBias(request);
 }
@@ -340,26 +388,27 @@ absl::StatusOr<v1::ResolvedParameters> ResolveParameters(const v1::GenerateReque
   return p;
 }
 
-absl::StatusOr<std::vector<std::vector<uint32_t>>> ResolveResume(
-    const v1::GenerateRequest& request, const v1::ResolvedParameters& parameters,
-    const ModelLimits& limits) {
-  std::vector<std::vector<uint32_t>> emitted;
-  const auto& choices = request.resume().choices();
-  if (static_cast<uint32_t>(choices.size()) > parameters.n()) {
-    return Wrong("resume.choices", absl::StrCat(choices.size(), " entries"),
-                 absl::StrCat("at most n, ", parameters.n()));
-  }
-  for (int i = 0; i < choices.size(); ++i) {
+absl::Status ValidateResume(const ResumeTokens& resume, const v1::ResolvedParameters& parameters,
+                            const ModelLimits& limits) {
+  for (size_t i = 0; i < resume.size(); ++i) {
     const std::string path = absl::StrCat("resume.choices[", i, "].emitted_token_ids");
-    const auto& ids = choices.Get(i).emitted_token_ids();
-    if (static_cast<uint32_t>(ids.size()) > parameters.max_new_tokens()) {
-      return Wrong(path, absl::StrCat(ids.size(), " tokens"),
+    if (resume[i].size() > parameters.max_new_tokens()) {
+      return Wrong(path, absl::StrCat(resume[i].size(), " tokens"),
                    absl::StrCat("at most max_new_tokens, ", parameters.max_new_tokens()));
     }
-    if (absl::Status s = ValidateTokenIds(path, ids, limits.vocabulary_size); !s.ok()) return s;
-    emitted.emplace_back(ids.begin(), ids.end());
+    if (absl::Status s = ValidateTokenIds(path, resume[i], limits.vocabulary_size); !s.ok()) {
+      return s;
+    }
   }
-  return emitted;
+  return absl::OkStatus();
+}
+
+ResumeTokens ResumeOf(const v1::GenerateRequest& request, std::shared_ptr<void> charge) {
+  ResumeTokens::Choices choices;
+  for (const auto& choice : request.resume().choices()) {
+    choices.emplace_back(choice.emitted_token_ids().begin(), choice.emitted_token_ids().end());
+  }
+  return ResumeTokens(std::move(choices), std::move(charge));
 }
 
 std::string Fingerprint(const v1::GenerateRequest& request) {

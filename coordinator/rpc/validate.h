@@ -2,13 +2,16 @@
 #define QUIRE_COORDINATOR_RPC_VALIDATE_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include <quire/v1/inference.pb.h>
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "coordinator/model/served_model.h"
+#include "coordinator/stream/resume_tokens.h"
 
 // The one place where a client's request is checked. Every error names the field, its value and
 // what is allowed (common/request_fields.h).
@@ -36,10 +39,12 @@ absl::StatusOr<v1::ResolvedParameters> ResolveParameters(const v1::GenerateReque
                                                          const ServedModel& model,
                                                          const ModelLimits& limits);
 
-// The emitted tokens of a request that resumes, an entry a choice.
-absl::StatusOr<std::vector<std::vector<uint32_t>>> ResolveResume(
-    const v1::GenerateRequest& request, const v1::ResolvedParameters& parameters,
-    const ModelLimits& limits);
+// What only the model and the resolved parameters tell of a request that resumes.
+absl::Status ValidateResume(const ResumeTokens& resume, const v1::ResolvedParameters& parameters,
+                            const ModelLimits& limits);
+
+// The emitted tokens of a request that resumes, an entry a choice, which hold `charge`.
+ResumeTokens ResumeOf(const v1::GenerateRequest& request, std::shared_ptr<void> charge = nullptr);
 
 // Names the request's body: everything but its request_id, its resume state and its time limits.
 // Equal for equal bodies.
@@ -52,8 +57,7 @@ uint32_t SeedOf(const std::string& request_id);
 absl::Status ValidateName(const std::string& value, const char* field);
 
 // Ids of the vocabulary. The error names the first that is none as path[index].
-absl::Status ValidateTokenIds(absl::string_view path,
-                              const google::protobuf::RepeatedField<uint32_t>& ids,
+absl::Status ValidateTokenIds(absl::string_view path, absl::Span<const uint32_t> ids,
                               uint32_t vocabulary);
 
 }  // namespace quire

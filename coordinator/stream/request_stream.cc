@@ -128,6 +128,11 @@ RequestStream::Taken RequestStream::Take(Cursor* cursor, v1::GenerateEvent* even
   return output_.Take(cursor, event, status);
 }
 
+bool RequestStream::has_ended() const {
+  MutexLock lock(mutex_);
+  return output_.ended.has_value();
+}
+
 bool RequestStream::has_failed() const {
   MutexLock lock(mutex_);
   return output_.ended.has_value() && !output_.ended->ok();

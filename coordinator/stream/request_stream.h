@@ -127,6 +127,7 @@ class RequestStream final : public TokenReceiver,
   // Ends it with CANCELLED once the worker has said what was used.
   void Cancel();
 
+  bool has_ended() const;
   // It has ended with another status than OK.
   bool has_failed() const;
   // Approximate bytes that it holds.

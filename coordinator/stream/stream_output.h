@@ -9,11 +9,9 @@
 #include <quire/v1/inference.pb.h>
 #include "absl/status/status.h"
 #include "coordinator/stream/choice_output.h"
+#include "coordinator/stream/resume_tokens.h"
 
 namespace quire {
-
-// The tokens that a client has already, an entry a choice; missing ones are empty.
-using ResumeTokens = std::vector<std::vector<uint32_t>>;
 
 // Where a client is in a stream.
 struct StreamCursor {

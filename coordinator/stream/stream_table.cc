@@ -19,12 +19,13 @@ void StreamTable::DropExpired(int64_t now) {
 
 absl::StatusOr<StreamTable::Found> StreamTable::FindOrMake(
     const std::string& request_id, const std::string& fingerprint,
-    const std::function<std::shared_ptr<RequestStream>()>& make) {
+    const std::function<std::shared_ptr<RequestStream>()>& make, const std::string& tenant) {
   MutexLock lock(mutex_);
+  if (!tenant.empty()) knows_tenants_.store(true, std::memory_order_relaxed);
   DropExpired(clock_());
   std::shared_ptr<RequestStream> known;
   if (const auto live = live_.find(request_id); live != live_.end()) {
-    known = live->second;
+    known = live->second.stream;
   } else if (const auto kept = kept_by_id_.find(request_id); kept != kept_by_id_.end()) {
     known = kept->second->stream;
   }
@@ -37,7 +38,7 @@ absl::StatusOr<StreamTable::Found> StreamTable::FindOrMake(
                                                 "\" is in use by a request with another body")),
           "request_id");
     }
-    auto slot = TakeSlot(2 * max_open_);
+    auto slot = TakeSlot(tenant, 2 * max_open_);
     if (!slot.ok()) return slot.status();
     return Found{std::move(known), false, *std::move(slot)};
   }
@@ -49,25 +50,44 @@ absl::StatusOr<StreamTable::Found> StreamTable::FindOrMake(
   if (draining_) {
     return WithRetryDelay(absl::UnavailableError("the coordinator is draining"), kRetryDelayMs);
   }
-  auto slot = TakeSlot(max_open_);
+  auto slot = TakeSlot(tenant, max_open_);
   if (!slot.ok()) return slot.status();
   std::shared_ptr<RequestStream> stream = make();
-  live_[request_id] = stream;
+  live_[request_id] = {stream, tenant};
   return Found{std::move(stream), true, *std::move(slot)};
 }
 
-absl::StatusOr<std::shared_ptr<void>> StreamTable::TakeSlot(size_t most) {
-  if (num_open_ >= most) {
+absl::StatusOr<std::shared_ptr<void>> StreamTable::TakeSlot(const std::string& tenant,
+                                                            size_t most) {
+  if (!open_.Take(tenant, 1, most, tenant_share())) {
     const int64_t now = clock_();
-    return WithRetryDelay(absl::ResourceExhaustedError(
-                              absl::StrCat(num_open_, " requests are open, the most allowed")),
-                          retries_.NextMs(now, freed_slots_.PerSecond(now), num_open_));
+    const std::string what =
+        open_.total() >= most ? absl::StrCat(open_.total(), " requests are open, the most allowed")
+                              : absl::StrCat(open_.held_by(tenant), " requests of the tenant \"",
+                                             tenant, "\" are open, the most allowed for one");
+    return WithRetryDelay(absl::ResourceExhaustedError(what),
+                          retries_.NextMs(now, freed_slots_.PerSecond(now), open_.total()));
   }
-  ++num_open_;
-  return std::shared_ptr<void>(nullptr, [this](void*) {
+  return std::shared_ptr<void>(nullptr, [this, tenant](void*) {
     MutexLock lock(mutex_);
-    --num_open_;
+    open_.Give(tenant, 1);
     freed_slots_.OnFreed(clock_(), 1);
+    if (open_.total() == 0) read_.NotifyAll();
+  });
+}
+
+absl::StatusOr<std::shared_ptr<void>> StreamTable::HoldBytes(const std::string& tenant,
+                                                             size_t num_bytes) {
+  MutexLock lock(held_mutex_);
+  if (!held_bytes_.Take(tenant, num_bytes, kMaxHeldBytes, tenant_share())) {
+    return WithRetryDelay(
+        absl::ResourceExhaustedError(absl::StrCat(
+            "the tokens that resumed requests came with take ", held_bytes_.total(), " bytes")),
+        kRetryDelayMs);
+  }
+  return std::shared_ptr<void>(nullptr, [this, tenant, num_bytes](void*) {
+    MutexLock lock(held_mutex_);
+    held_bytes_.Give(tenant, num_bytes);
   });
 }
 
@@ -77,20 +97,24 @@ void StreamTable::Quarantine(const RequestStream& stream) {
   if (quarantined_.size() > kMaxQuarantined) quarantined_.pop_front();
 }
 
-std::shared_ptr<RequestStream> StreamTable::FindLive(const std::string& request_id) const {
+std::shared_ptr<RequestStream> StreamTable::FindLive(const std::string& request_id,
+                                                     const std::string& tenant) const {
   MutexLock lock(mutex_);
   const auto found = live_.find(request_id);
-  return found == live_.end() ? nullptr : found->second;
+  if (found == live_.end()) return nullptr;
+  const Live& live = found->second;
+  return live.tenant.empty() || live.tenant == tenant ? live.stream : nullptr;
 }
 
 void StreamTable::OnEnd(RequestStream& stream, const absl::Status& status) {
   const size_t num_bytes = stream.num_bytes();
   MutexLock lock(mutex_);
   const auto found = live_.find(stream.request_id());
-  if (found == live_.end() || found->second.get() != &stream) return;
+  if (found == live_.end() || found->second.stream.get() != &stream) return;
   const int64_t now = clock_();
   if (status.ok()) {
-    const auto kept = kept_.insert(kept_.end(), {found->second, now + kKeepMicros, num_bytes});
+    const auto kept =
+        kept_.insert(kept_.end(), {found->second.stream, now + kKeepMicros, num_bytes});
     kept_by_id_[stream.request_id()] = kept;
     kept_bytes_ += num_bytes;
   }
@@ -118,11 +142,19 @@ bool StreamTable::WaitUntilIdle(int64_t deadline) {
   return true;
 }
 
+bool StreamTable::WaitUntilRead(int64_t deadline) {
+  MutexLock lock(mutex_);
+  while (open_.total() > 0) {
+    if (!read_.WaitUntil(mutex_, FromSteadyMicros(deadline))) return open_.total() == 0;
+  }
+  return true;
+}
+
 size_t StreamTable::EndAll(const absl::Status& status) {
   std::vector<std::shared_ptr<RequestStream>> streams;
   {
     MutexLock lock(mutex_);
-    for (const auto& [id, stream] : live_) streams.push_back(stream);
+    for (const auto& [id, live] : live_) streams.push_back(live.stream);
   }
   for (const auto& stream : streams) stream->End(status);
   return streams.size();

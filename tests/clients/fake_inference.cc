@@ -107,7 +107,7 @@ grpc::Status FakeInference::Generate(grpc::ServerContext* context,
   {
     MutexLock lock(mutex_);
     requests_.push_back(*request);
-    running_.insert(request->request_id());
+    running_.emplace(request->request_id(), request->tenant());
     max_running_ = std::max(max_running_, running_.size());
     changed_.NotifyAll();
   }
@@ -177,7 +177,11 @@ grpc::Status FakeInference::Pause(const std::string& request_id) {
 grpc::Status FakeInference::Cancel(grpc::ServerContext*, const v1::CancelRequest* request,
                                    v1::CancelResponse* response) {
   MutexLock lock(mutex_);
-  response->set_found(running_.contains(request->request_id()));
+  const auto found = running_.find(request->request_id());
+  if (found != running_.end() && !found->second.empty() && found->second != request->tenant()) {
+    return grpc::Status::OK;
+  }
+  response->set_found(found != running_.end());
   cancelled_.insert(request->request_id());
   changed_.NotifyAll();
   return grpc::Status::OK;

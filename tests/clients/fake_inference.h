@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -82,7 +83,7 @@ class FakeInference final : public v1::Inference::Service {
   mutable Mutex mutex_;
   mutable CondVar changed_;
   std::vector<v1::GenerateRequest> requests_ QUIRE_GUARDED_BY(mutex_);
-  std::set<std::string> running_ QUIRE_GUARDED_BY(mutex_);
+  std::map<std::string, std::string> running_ QUIRE_GUARDED_BY(mutex_);
   std::set<std::string> cancelled_ QUIRE_GUARDED_BY(mutex_);
   size_t max_running_ QUIRE_GUARDED_BY(mutex_) = 0;
   bool killed_ QUIRE_GUARDED_BY(mutex_) = false;

@@ -1,7 +1,9 @@
 #include "coordinator/rpc/inference_service.h"
 #include "coordinator/rpc/generate_server.h"
 
+#include <ctime>
 #include <fstream>
+#include <set>
 #include <sstream>
 #include <thread>
 
@@ -30,12 +32,19 @@ ModelFiles TinyModelFiles() {
 // The service over the transport of one process.
 class InferenceServiceTest : public testing::Test {
  protected:
-  explicit InferenceServiceTest(bool separate_tenants = false)
-      : separate_tenants_(separate_tenants),
+  struct Options {
+    bool separate_tenants = false;
+    size_t num_threads = 2;
+    size_t max_open = 100;
+    int64_t delivery_timeout = 60'000'000;
+  };
+  InferenceServiceTest() : InferenceServiceTest(Options()) {}
+  explicit InferenceServiceTest(const Options& options)
+      : options_(options),
         network_(TinyModelFiles()),
         coordinator_(&network_),
-        pool_(2, 1000),
-        streams_(100),
+        pool_(options.num_threads, 1000),
+        streams_(options.max_open),
         service_(MakeContext()) {
     grpc::ServerBuilder builder;
     builder.RegisterService(&service_);
@@ -61,15 +70,16 @@ class InferenceServiceTest : public testing::Test {
     context.stream.on_end = [this](RequestStream& stream, const RequestRecord& record) {
       streams_.OnEnd(stream, record.status);
     };
-    context.separate_tenants = separate_tenants_;
+    context.separate_tenants = options_.separate_tenants;
+    context.delivery_timeout = options_.delivery_timeout;
     context.on_refused = [this](const RequestRecord& record) {
       MutexLock lock(mutex_);
       refused_.push_back(record);
     };
     return context;
   }
-  void StartWorker() {
-    network_.Start("a:1", {.name = "one"});
+  void StartWorker(int64_t step_micros = 0) {
+    network_.Start("a:1", {.name = "one", .step_micros = step_micros});
     coordinator_.registry().AddStatic("a:1");
     coordinator_.WaitUntilReady(1);
   }
@@ -115,7 +125,7 @@ class InferenceServiceTest : public testing::Test {
     return cached;
   }
 
-  const bool separate_tenants_;
+  const Options options_;
   Mutex mutex_;
   std::vector<RequestRecord> refused_ QUIRE_GUARDED_BY(mutex_);
   InProcessNetwork network_;
@@ -161,7 +171,7 @@ TEST_F(InferenceServiceTest, WhatIsRefusedAtTheDoorIsReported) {
 
 class SeparateTenantsTest : public InferenceServiceTest {
  protected:
-  SeparateTenantsTest() : InferenceServiceTest(/*separate_tenants=*/true) {}
+  SeparateTenantsTest() : InferenceServiceTest({.separate_tenants = true}) {}
 };
 
 TEST_F(InferenceServiceTest, TenantsShareBlocks) {
@@ -182,6 +192,125 @@ TEST_F(SeparateTenantsTest, ShareNoBlocks) {
     EXPECT_EQ(CachedTokens(tenant, salt), 0u) << tenant << ", " << salt;
     EXPECT_GT(CachedTokens(tenant, salt), 0u) << tenant << ", " << salt;
   }
+}
+
+TEST_F(InferenceServiceTest, AMadeIdIsRandom) {
+  StartWorker();
+  std::set<std::string> ids;
+  for (int i = 0; i < 2; ++i) {
+    grpc::ClientContext context;
+    const auto reader = stub_->Generate(&context, Request(""));
+    v1::GenerateEvent event;
+    ASSERT_TRUE(reader->Read(&event));
+    EXPECT_THAT(event.accepted().request_id(), testing::MatchesRegex("r-[0-9a-f]{32}"));
+    ids.insert(event.accepted().request_id());
+    while (reader->Read(&event)) {
+    }
+    EXPECT_TRUE(reader->Finish().ok());
+  }
+  EXPECT_EQ(ids.size(), 2u);
+}
+
+TEST_F(InferenceServiceTest, AnotherTenantNeitherCancelsNorTakesOver) {
+  StartWorker(/*step_micros=*/100'000);
+  const auto cancel = [this](const std::string& tenant) {
+    grpc::ClientContext context;
+    v1::CancelRequest request;
+    request.set_request_id("owned");
+    request.set_tenant(tenant);
+    v1::CancelResponse response;
+    EXPECT_TRUE(stub_->Cancel(&context, request, &response).ok());
+    return response.found();
+  };
+  v1::GenerateRequest request = Request("owned");
+  request.set_tenant("t");
+  request.set_max_new_tokens(500);  // 50 s: it lives until it is cancelled
+  grpc::ClientContext context;
+  const auto reader = stub_->Generate(&context, request);
+  v1::GenerateEvent event;
+  ASSERT_TRUE(reader->Read(&event));
+  for (const char* tenant : {"", "other"}) {
+    EXPECT_FALSE(cancel(tenant)) << tenant;
+    v1::GenerateRequest theirs = request;
+    theirs.set_tenant(tenant);
+    EXPECT_TRUE(absl::IsAlreadyExists(Generate(theirs))) << tenant;
+    theirs.mutable_resume()->add_choices();
+    EXPECT_TRUE(absl::IsAlreadyExists(Generate(theirs))) << tenant;
+  }
+  EXPECT_TRUE(cancel("t"));
+  while (reader->Read(&event)) {
+  }
+  EXPECT_TRUE(absl::IsCancelled(FromGrpc(reader->Finish())));
+}
+
+TEST_F(InferenceServiceTest, WhatWaitingClientsHoldIsBounded) {
+  v1::GenerateRequest request = Request("r");
+  request.clear_max_new_tokens();
+  request.mutable_resume()->add_choices()->mutable_emitted_token_ids()->Resize(1000, 1);
+  {
+    const auto all = streams_.HoldBytes("", StreamTable::kMaxHeldBytes);
+    const absl::Status status = Generate(request);
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+    EXPECT_TRUE(RetryDelayOf(status).has_value());
+  }
+  EXPECT_TRUE(absl::IsUnavailable(Generate(request))) << "there is no worker";
+}
+
+class WithoutPoolThreadsTest : public InferenceServiceTest {
+ protected:
+  WithoutPoolThreadsTest() : InferenceServiceTest({.num_threads = 0}) {}
+
+  // Processor time that the test takes for the next piece of the pool's work.
+  int64_t RunOneMicros() {
+    const auto now = [] {
+      timespec time{};
+      clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+      return time.tv_sec * 1'000'000 + time.tv_nsec / 1000;
+    };
+    const int64_t began = now();
+    while (!pool_.RunOne()) coordinator_.WaitForTick();
+    return now() - began;
+  }
+};
+
+TEST_F(WithoutPoolThreadsTest, ARequestThatHasEndedIsNotTokenized) {
+  StartWorker();
+  int64_t micros[2];
+  for (const bool cancels : {false, true}) {
+    v1::GenerateRequest request = Request(cancels ? "cancelled" : "waits");
+    std::string text;  // more than the context, once tokenized
+    while (text.size() < 500'000) text += "once upon a time ";
+    request.set_text(text);
+    std::thread call([&] {
+      const absl::Status status = Generate(request);
+      EXPECT_TRUE(cancels ? absl::IsCancelled(status) : absl::IsInvalidArgument(status)) << status;
+    });
+    while (streams_.num_live() == 0) coordinator_.WaitForTick();
+    if (cancels) streams_.FindLive("cancelled")->Cancel();
+    micros[cancels] = RunOneMicros();
+    call.join();
+  }
+  EXPECT_LT(micros[true], micros[false] / 2) << "microseconds";
+}
+
+class SoonCutOffTest : public InferenceServiceTest {
+ protected:
+  SoonCutOffTest() : InferenceServiceTest({.max_open = 1, .delivery_timeout = 100'000}) {}
+};
+
+TEST_F(SoonCutOffTest, AClientThatDoesNotReadHoldsItsSlotForAWhile) {
+  StartWorker();
+  grpc::ClientContext context;
+  const auto reader = stub_->Generate(&context, Request("unread"));
+  v1::GenerateEvent event;
+  ASSERT_TRUE(reader->Read(&event));
+  // The others of a message each are not taken, and the request ends.
+  while (streams_.num_live() > 0) coordinator_.WaitForTick();
+  EXPECT_TRUE(streams_.WaitUntilRead(SteadyMicros() + 60'000'000));
+  EXPECT_TRUE(Generate(Request("next")).ok());
+  while (reader->Read(&event)) {
+  }
+  EXPECT_TRUE(absl::IsCancelled(FromGrpc(reader->Finish())));
 }
 
 TEST_F(InferenceServiceTest, OtherCallsCheckTheNameOfTheModelToo) {

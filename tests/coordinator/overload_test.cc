@@ -173,5 +173,53 @@ TEST(WorkPoolTest, WhoIsRefusedIsToldWhenToComeBack) {
   open.set_value();
 }
 
+// Work that notes its name in `order`.
+std::function<void()> Noting(std::string* order, char name) {
+  return [order, name] { order->push_back(name); };
+}
+
+TEST(WorkPoolTest, OwnersAreServedInTurn) {
+  WorkPool pool(0, 100);
+  std::string order;
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(pool.Post(Noting(&order, 'a'), {.owner = "a"}));
+  ASSERT_TRUE(pool.Post(Noting(&order, 'b'), {.owner = "b"}));
+  ASSERT_TRUE(pool.Post(Noting(&order, '-')));
+  ASSERT_TRUE(pool.Post(Noting(&order, 'b'), {.owner = "b"}));
+  while (pool.RunOne()) {
+  }
+  EXPECT_EQ(order, "ab-abaa");
+}
+
+TEST(WorkPoolTest, AnOwnerHasNoMoreThanItsShare) {
+  WorkPool pool(0, WorkPool::Limits{.pieces = 4, .bytes = 100});
+  std::string order;
+  const auto post = [&](char owner, size_t num_bytes, double share) {
+    return pool.Post(Noting(&order, owner), {std::string(1, owner), num_bytes, share});
+  };
+  EXPECT_TRUE(post('a', 0, 0.5));
+  EXPECT_TRUE(post('a', 0, 0.5));
+  EXPECT_FALSE(post('a', 0, 0.5)) << "half of the places";
+  EXPECT_TRUE(post('a', 0, 1)) << "where nobody shares it has all";
+  EXPECT_TRUE(post('b', 0, 0.5));
+  EXPECT_FALSE(post('b', 0, 0.5)) << "the queue is full";
+  while (pool.RunOne()) {
+  }
+  EXPECT_TRUE(post('a', 50, 0.5));
+  EXPECT_FALSE(post('a', 1, 0.5)) << "half of the bytes";
+  EXPECT_TRUE(post('b', 50, 0.5));
+  EXPECT_FALSE(post('c', 1, 0.5)) << "no bytes are left";
+  EXPECT_TRUE(pool.RunOne());
+  EXPECT_TRUE(post('c', 1, 0.5)) << "work that has begun counts no more";
+}
+
+TEST(WorkPoolTest, WhatNeverRunsIsDroppedWhenThePoolStops) {
+  WorkPool pool(0, 10);
+  const auto held = std::make_shared<int>();
+  ASSERT_TRUE(pool.Post([held] {}));
+  EXPECT_EQ(held.use_count(), 2);
+  pool.Stop();
+  EXPECT_EQ(held.use_count(), 1);
+}
+
 }  // namespace
 }  // namespace quire

@@ -514,31 +514,5 @@ TEST(ChoiceOutputTest, OnlyAWholeOutputEndsInAStopStringOfUnfinishedBytes) {
   EXPECT_FALSE(choices[1].stopped());
 }
 
-TEST(StreamTableTest, ACallCountsUntilItIsOver) {
-  StreamTable table(2);
-  TimerQueue timers;
-  RequestStream::Context context;
-  context.timers = &timers;
-  context.on_end = [&](RequestStream& stream, const RequestRecord& record) {
-    table.OnEnd(stream, record.status);
-  };
-  const auto find = [&](const std::string& id) {
-    return table.FindOrMake(
-        id, "body", [&] { return std::make_shared<RequestStream>(1, id, "body", context); });
-  };
-  auto first = find("a");
-  auto second = find("b");
-  second->stream->End(absl::OkStatus());
-  EXPECT_EQ(table.num_live(), 1u);
-  // The second has ended, but its client may not have read that.
-  const absl::Status full = find("c").status();
-  EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
-  EXPECT_TRUE(RetryDelayOf(full).has_value());
-  EXPECT_TRUE(find("a").ok()) << "a call may take a request over all the same";
-  second->slot.reset();
-  EXPECT_TRUE(find("c").ok());
-  first->stream->End(absl::OkStatus());
-}
-
 }  // namespace
 }  // namespace quire

@@ -70,7 +70,7 @@ class RequestStreamTest : public testing::Test {
     std::shared_ptr<RequestStream> stream;
     std::shared_ptr<TestClient> client;
   };
-  Run Attach(const std::string& id, std::vector<std::vector<uint32_t>> resume = {},
+  Run Attach(const std::string& id, ResumeTokens resume = {},
              std::optional<int64_t> deadline = std::nullopt) {
     Run run;
     run.stream = coordinator_.MakeStream(id);

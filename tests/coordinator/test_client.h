@@ -19,8 +19,7 @@ namespace quire {
 // A client that takes every event as it comes, unless it is told not to read.
 class TestClient final : public ClientSink, public std::enable_shared_from_this<TestClient> {
  public:
-  explicit TestClient(std::shared_ptr<RequestStream> stream,
-                      std::vector<std::vector<uint32_t>> resume = {})
+  explicit TestClient(std::shared_ptr<RequestStream> stream, ResumeTokens resume = {})
       : stream_(std::move(stream)) {
     cursor_.resume = std::move(resume);
   }

@@ -38,8 +38,11 @@ absl::Status Check(const v1::GenerateRequest& request) {
   const auto parameters =
       ResolveParameters(request, "id", static_cast<uint32_t>(prompt->size()), *model, kLimits);
   if (!parameters.ok()) return parameters.status();
-  return ResolveResume(request, *parameters, kLimits).status();
+  return ValidateResume(ResumeOf(request), *parameters, kLimits);
 }
+
+// JSON of so many levels.
+std::string Nested(size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); }
 
 using Change = std::function<void(v1::GenerateRequest&)>;
 
@@ -120,6 +123,19 @@ TEST(ValidateTest, EveryFieldOutOfItsRangeIsNamed) {
          choice->add_emitted_token_ids(1);
          choice->add_emitted_token_ids(1);
        }},
+      {"resume.choices[1].emitted_token_ids",
+       [](R& r) {
+         r.mutable_sampling()->set_n(2);
+         r.mutable_resume()->add_choices();
+         auto* choice = r.mutable_resume()->add_choices();
+         for (int i = 0; i < 64; ++i) choice->add_emitted_token_ids(1);
+       }},
+      {"chat.messages[1].tool_calls",
+       [](R& r) {
+         r.mutable_chat()->add_messages()->set_role("user");
+         r.mutable_chat()->add_messages()->set_role("assistant");
+         r.mutable_chat()->mutable_messages(1)->set_tool_calls(Nested(65));
+       }},
   };
   for (size_t i = 0; i < cases.size(); ++i) {
     v1::GenerateRequest request = Good();
@@ -153,6 +169,47 @@ TEST(ValidateTest, TheEndsOfTheRangesAreAllowed) {
     cases[i](request);
     EXPECT_TRUE(Check(request).ok()) << "case " << i << ": " << Check(request);
   }
+}
+
+TEST(ValidateTest, DeepJsonIsRefusedBeforeAnythingReadsIt) {
+  for (const char* field : {"chat.messages[0].tool_calls", "chat.tools", "chat.template_kwargs"}) {
+    for (const size_t depth : {size_t{64}, size_t{65}, size_t{500'000}}) {
+      v1::GenerateRequest request;
+      v1::ChatMessage* message = request.mutable_chat()->add_messages();
+      message->set_role("user");
+      const std::string path = field;
+      if (path == "chat.tools") request.mutable_chat()->set_tools(Nested(depth));
+      if (path == "chat.template_kwargs")
+        request.mutable_chat()->set_template_kwargs(Nested(depth));
+      if (path.ends_with("tool_calls")) message->set_tool_calls(Nested(depth));
+      const absl::Status status = ValidateRequest(request);
+      EXPECT_EQ(absl::IsInvalidArgument(status), depth > 64) << field << " of " << depth;
+      if (depth > 64) EXPECT_EQ(FieldOf(status).value_or("none"), field) << status;
+    }
+  }
+}
+
+TEST(ValidateTest, WhatIsTooLongIsRefusedWithoutTheModel) {
+  v1::GenerateRequest prompt;
+  prompt.mutable_token_ids()->mutable_ids()->Resize(kMaxPromptTokens, 1);
+  EXPECT_TRUE(ValidateRequest(prompt).ok());
+  prompt.mutable_token_ids()->add_ids(1);
+  EXPECT_EQ(FieldOf(ValidateRequest(prompt)), "token_ids.ids");
+
+  v1::GenerateRequest request = Good();
+  request.mutable_sampling()->set_n(2);
+  for (int i = 0; i < 2; ++i) {
+    auto* choice = request.mutable_resume()->add_choices();
+    choice->mutable_emitted_token_ids()->Resize(kMaxResumeTokens / 2, 1);
+  }
+  EXPECT_TRUE(ValidateRequest(request).ok());
+  request.set_max_new_tokens(kMaxResumeTokens / 2 - 1);
+  EXPECT_EQ(FieldOf(ValidateRequest(request)), "resume.choices[0].emitted_token_ids");
+  request.clear_max_new_tokens();
+  request.mutable_resume()->mutable_choices(1)->add_emitted_token_ids(1);
+  EXPECT_EQ(FieldOf(ValidateRequest(request)), "resume.choices");
+  request.mutable_resume()->add_choices();
+  EXPECT_EQ(FieldOf(ValidateRequest(request)), "resume.choices") << "more choices than n";
 }
 
 TEST(ValidateTest, TextNeedsATokenizer) {
@@ -194,6 +251,8 @@ TEST(ValidateTest, FilesThatCannotBeUsedAreNamed) {
   EXPECT_EQ(load("[]", "{}").message(), "config.json: is not a JSON object");
   EXPECT_EQ(load("{}", R"({"temperature": 3})").message(),
             "generation_config.json: temperature is 3; allowed: 0 to 2");
+  EXPECT_EQ(load(R"({"eos_token_id": )" + Nested(100'000) + "}", "{}").message(),
+            "config.json: is nested deeper than 64 levels");
   EXPECT_EQ(load(R"({"eos_token_id": "x"})", "{}").message(),
             "config.json: eos_token_id is neither a token id nor a list of them");
 }

@@ -6,6 +6,7 @@
 
 #include "common/rpc_status.h"
 #include "coordinator/rpc/prepare.h"
+#include "coordinator/rpc/validate.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/text/small_tokenizers.h"
 
@@ -160,7 +161,8 @@ void SteppedCoordinator::Greet(const worker::v1::WorkerInfo& info) {
 
 absl::StatusOr<PreparedRequest> SteppedCoordinator::Prepare(const v1::GenerateRequest& request,
                                                             const std::string& request_id) const {
-  return PrepareRequest(request, request_id, placer_, /*separate_tenants=*/false);
+  return PrepareRequest(request, request_id, ResumeOf(request), placer_,
+                        /*separate_tenants=*/false);
 }
 
 RequestStream::Context SteppedCoordinator::MakeContext() {

@@ -6,6 +6,7 @@ import time
 import unittest
 
 from grpc import StatusCode
+from grpc_health.v1 import health_pb2
 from harness import Stage, figure, lasting, main, quire, wait_until
 from quire.v1 import inference_pb2 as pb
 from service import Service, request
@@ -68,6 +69,19 @@ class DrainTest(unittest.TestCase):
         self.assert_refused("draining")
         self.assert_drained(self.coordinator, streams)
         self.assertTrue(self.worker.is_running)
+
+    def test_a_health_watch_does_not_hold_up_the_end(self):
+        self.start(coordinator_flags=("--drain-timeout", 3600))
+        watch = self.service.channel.unary_stream(
+            "/grpc.health.v1.Health/Watch", request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString)(health_pb2.HealthCheckRequest())
+        self.assertEqual(next(watch).status, health_pb2.HealthCheckResponse.SERVING)
+        self.service.run(request())
+        began = time.monotonic()
+        self.coordinator.terminate()
+        self.assertEqual(self.coordinator.wait(), 0)
+        figure("an idle coordinator ended beside a health Watch after", 1000 * (time.monotonic() - began), "ms")
+        self.assertIn("drained: no request is left", self.coordinator.log())
 
     def refuses_new_requests(self):
         return self.service.start(request(new=1)).end().error is not None

@@ -35,6 +35,7 @@ NUMBERS = {
     "timeout_ms": ([0], [2**32 - 1]),
 }
 # The same for what is not a number: requests that are refused, each with the field that the error names.
+DEEP = 65 * "[" + 65 * "]"
 OTHERS = {
     "request_id": [(request(request_id=value), "request_id") for value in ("x" * 129, "a\nb", "caf\u00e9")],
     "tenant": [(request(tenant=value), "tenant") for value in ("x" * 129, "\x7f")],
@@ -45,12 +46,18 @@ OTHERS = {
         (request([1, 2, VOCABULARY]), "token_ids.ids[2]"),
         (request([2**32 - 1]), "token_ids.ids[0]"),
         (request([1] * CONTEXT), "token_ids.ids"),
+        (request([1] * (2**20 + 1)), "token_ids.ids"),
     ],
     "chat.messages": [
         (request(None, chat=pb.Chat()), "chat.messages"),
         (request(None, chat=pb.Chat(messages=[pb.ChatMessage(content="hello")])), "chat.messages[0].role"),
         (request(None, chat=pb.Chat(messages=[pb.ChatMessage(role="user", content="x" * (2**20 + 1))])),
          "chat.messages"),
+        (request(None, chat=pb.Chat(messages=[pb.ChatMessage(role="user", tool_calls=DEEP)])),
+         "chat.messages[0].tool_calls"),
+        (request(None, chat=pb.Chat(messages=[pb.ChatMessage(role="user")], tools=DEEP)), "chat.tools"),
+        (request(None, chat=pb.Chat(messages=[pb.ChatMessage(role="user")], template_kwargs=DEEP)),
+         "chat.template_kwargs"),
     ],
     "logit_bias": [
         (request(logit_bias={3: 100.5}), "logit_bias[3]"),
@@ -73,6 +80,10 @@ OTHERS = {
          "resume.choices[0].emitted_token_ids"),
         (request(resume=pb.Resume(choices=[pb.Resume.Choice(emitted_token_ids=[VOCABULARY])])),
          "resume.choices[0].emitted_token_ids[0]"),
+        (request(resume=pb.Resume(choices=[pb.Resume.Choice(emitted_token_ids=[1] * (2**20 + 1))])),
+         "resume.choices[0].emitted_token_ids"),
+        (pb.GenerateRequest(text="a", resume=pb.Resume(choices=[pb.Resume.Choice(emitted_token_ids=[1] * (2**20 + 1))])),
+         "resume.choices"),
     ],
 }
 # Names are NOT_FOUND; the others take every value that the type has.

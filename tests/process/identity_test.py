@@ -50,6 +50,18 @@ class IdentityTest(unittest.TestCase):
         error = self.service.fail(request(new=NUM_TOKENS - 1, request_id="taken"))  # also when it is finished
         self.assertEqual(error.code, StatusCode.ALREADY_EXISTS)
 
+    def test_another_tenant_neither_takes_over_nor_cancels(self):
+        mine = {"new": NUM_TOKENS, "request_id": "owned", "tenant": "owner"}
+        first = self.service.start(request(**mine)).wait_for_tokens(20)
+        for tenant in ("", "other"):
+            for tokens in ([], self.expected[:10]):
+                error = self.service.fail(request(**mine | {"tenant": tenant, "resume": resume(*tokens)}))
+                self.assertEqual((error.code, error.field), (StatusCode.ALREADY_EXISTS, "request_id"))
+            self.assertFalse(self.service.call("Cancel", pb.CancelRequest(request_id="owned", tenant=tenant)).found)
+        second = self.service.run(request(**mine, resume=resume(*self.expected[:10])))
+        self.assertEqual(second.tokens[0], self.expected[10:])
+        self.assertEqual(first.end().error.code, StatusCode.ABORTED)
+
     def test_a_living_request_resumes_after_the_last_emitted_id(self):
         first = self.service.start(request(new=NUM_TOKENS, request_id="alive")).wait_for_tokens(40)
         second = self.service.run(request(new=NUM_TOKENS, request_id="alive", resume=resume(*self.expected[:40])))

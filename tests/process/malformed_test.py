@@ -99,6 +99,27 @@ class MalformedTest(unittest.TestCase):
         self.assertEqual(service.run(message).tokens[0], expected)
         service.wait_idle()
 
+    def test_json_of_any_depth_leaves_the_service_healthy(self):
+        """A parser or a writer that calls itself a level would need more stack than there is."""
+        stage = Stage.of_test(self)
+        coordinator = stage.coordinator()
+        stage.worker(TINY, "--join", coordinator.address, "--max-model-len", 512)
+        service = Service(stage, coordinator.address)
+        service.wait_ready()
+        for unit, end in (("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")):
+            deep = (1 << 20) // (len(unit) + len(end)) - 10
+            for closes in (True, False):
+                text = unit * deep + "1" + end * deep * closes
+                for chat, field in (
+                    (pb.Chat(messages=[pb.ChatMessage(role="user", tool_calls=text)]), "chat.messages[0].tool_calls"),
+                    (pb.Chat(messages=[pb.ChatMessage(role="user")], tools=text), "chat.tools"),
+                    (pb.Chat(messages=[pb.ChatMessage(role="user")], template_kwargs=text), "chat.template_kwargs"),
+                ):
+                    error = service.fail(request(None, chat=chat))
+                    self.assertEqual((error.code, error.field), (StatusCode.INVALID_ARGUMENT, field))
+        self.assertTrue(coordinator.is_running)
+        service.run(request("Once upon a time"))
+
     def outcome(self, call):
         """How a call ends. One that the server takes is left after its first events."""
         try:

@@ -8,7 +8,8 @@ import statistics
 import time
 import unittest
 
-from harness import HANG_S, Stage, figure, main, scaled
+import grpc
+from harness import HANG_S, Stage, figure, main, scaled, wait_until
 from service import Service, request
 
 NUM_TOKENS = scaled(10000, least=5000)
@@ -59,6 +60,27 @@ class SlowReaderTest(unittest.TestCase):
         self.assertEqual(tokens, first.tokens[0])
         figure(f"messages that brought the slow reader its {NUM_TOKENS:,} tokens", num_deltas, "messages")
         self.assertLess(num_deltas, NUM_TOKENS / 2)
+
+    def test_who_never_reads_is_cut_off_once_the_request_has_ended(self):
+        stage = Stage.of_test(self)
+        coordinator = stage.coordinator("--max-streams", 1, "--delivery-timeout", 1)
+        stage.fake_worker(stage.model("ghost", context=65536), "--join", coordinator.address,
+                          "--num-gpu-blocks-override", 16384)
+        service = Service(stage, coordinator.address)
+        service.wait_ready()
+        reader = Service(stage, coordinator.address, **SMALL_WINDOW)
+        # More than the windows and buffers of a connection take.
+        call = reader.stub.Generate(request(new=20000, logprobs=20))
+        self.assertTrue(next(call).HasField("accepted"))
+        service.wait_idle()
+        ended = time.monotonic()
+        wait_until(lambda: service.start(request(new=1)).end().error is None, "the slot to be free")
+        figure("the slot of a client that reads nothing was free after the request's end by",
+               1000 * (time.monotonic() - ended), "ms")
+        with self.assertRaises(grpc.RpcError) as cut:
+            for _ in call:
+                pass
+        self.assertEqual(cut.exception.code(), grpc.StatusCode.CANCELLED)
 
     def timed_run(self, service, message):
         stream = service.start(message).wait_for_tokens()

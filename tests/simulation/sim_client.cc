@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "coordinator/rpc/validate.h"
 #include "worker/device/fake/fake_executor.h"
 
 namespace quire {
@@ -12,10 +13,10 @@ namespace {
 
 constexpr int64_t kCancelGrace = 1'000'000;  // as clients/cpp/client_stream.cc
 
-// No number of losses ends a stream that has begun: how many there are is the seed's.
+// No number of losses ends a call: how many there are is the seed's.
 RetryOptions Retries() {
   RetryOptions options;
-  options.max_reconnects = 1'000'000;
+  options.max_attempts = 1'000'000;
   return options;
 }
 
@@ -102,11 +103,7 @@ void SimClient::Connect() {
   const auto arrive = [this, connection = connection_, coordinator, send,
                        request = RequestForNow()] {
     if (connection->is_lost) return;
-    ResumeTokens resume;
-    for (const auto& choice : request.resume().choices()) {
-      resume.emplace_back(choice.emitted_token_ids().begin(), choice.emitted_token_ids().end());
-    }
-    connection->call = std::make_shared<SimCall>(&coordinator->process(), std::move(resume),
+    connection->call = std::make_shared<SimCall>(&coordinator->process(), ResumeOf(request),
                                                  plan_.write_micros, send);
     coordinator->Generate(request, connection->call);
   };
@@ -259,7 +256,7 @@ void SimClient::OnEnd(SimConnection& connection, const absl::Status& status) {
   if (progress_.complete()) return End(absl::OkStatus());
   if (status.ok()) return Fail("OK before every choice had finished");
   if (cancelled_) return End(absl::CancelledError(status.message()));
-  const auto wait = policy_.AfterLoss(status, progress_.started(), progress_.num_new_tokens());
+  const auto wait = policy_.AfterLoss(status, progress_.num_new_tokens());
   if (!wait.has_value()) return End(status);
   target_ = (target_ + 1) % world_->coordinators.size();
   ++(*world_->counts)["reconnects"];

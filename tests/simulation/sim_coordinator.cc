@@ -12,14 +12,6 @@ namespace {
 
 constexpr int64_t kPoolMicros = 50;
 
-ResumeTokens ResumeOf(const v1::GenerateRequest& request) {
-  ResumeTokens resume;
-  for (const auto& choice : request.resume().choices()) {
-    resume.emplace_back(choice.emitted_token_ids().begin(), choice.emitted_token_ids().end());
-  }
-  return resume;
-}
-
 }  // namespace
 
 Timers::Id SimTimers::Schedule(int64_t at, std::function<void()> function) {
@@ -197,7 +189,9 @@ absl::Status SimCoordinator::Begin(const v1::GenerateRequest& request,
   }
   if (request.queue_timeout_ms() > 0) stream->LimitQueueing(request.queue_timeout_ms());
   const bool posted = running_->pool.Post([this, stream, request] {
-    auto prepared = PrepareRequest(request, stream->request_id(), running_->placer, false);
+    if (stream->has_ended()) return;
+    auto prepared =
+        PrepareRequest(request, stream->request_id(), ResumeOf(request), running_->placer, false);
     if (!prepared.ok()) return stream->End(prepared.status());
     stream->Begin(*std::move(prepared));
   });

@@ -22,8 +22,8 @@ class UnaryCall(Generic[Result]):
     result_of: Callable[[Any], Result]
 
 
-def cancel(request_id: str) -> UnaryCall[bool]:
-    return UnaryCall("Cancel", pb.CancelRequest(request_id=request_id), lambda answer: answer.found)
+def cancel(request_id: str, tenant: str) -> UnaryCall[bool]:
+    return UnaryCall("Cancel", pb.CancelRequest(request_id=request_id, tenant=tenant), lambda answer: answer.found)
 
 
 def was_found(outcomes: Sequence[bool | QuireError]) -> bool:

@@ -101,9 +101,12 @@ class Client:
         """The text of choice 0, as a whole."""
         return "".join(_text_of(event) for event in self.generate(prompt, timeout=timeout, **options))
 
-    def cancel(self, request_id: str) -> bool:
-        """Stops a request, whichever target runs it. Whether it lived. QuireError if no target answered."""
-        call = calls.cancel(request_id)
+    def cancel(self, request_id: str, *, tenant: str = "") -> bool:
+        """Stops a request, whichever target runs it; tenant is the request's. Whether it lived.
+
+        QuireError if no target answered.
+        """
+        call = calls.cancel(request_id, tenant)
         return calls.was_found([self._try(target, call) for target in range(len(self._stubs))])
 
     def tokenize(self, text: str, *, model: str = "", add_special_tokens: bool | None = None) -> TokenizedText:
@@ -220,9 +223,12 @@ class AsyncClient:
         """The text of choice 0, as a whole."""
         return "".join([_text_of(event) async for event in self.generate(prompt, timeout=timeout, **options)])
 
-    async def cancel(self, request_id: str) -> bool:
-        """Stops a request, whichever target runs it. Whether it lived. QuireError if no target answered."""
-        call = calls.cancel(request_id)
+    async def cancel(self, request_id: str, *, tenant: str = "") -> bool:
+        """Stops a request, whichever target runs it; tenant is the request's. Whether it lived.
+
+        QuireError if no target answered.
+        """
+        call = calls.cancel(request_id, tenant)
         return calls.was_found([await self._try(target, call) for target in range(len(self._stubs))])
 
     async def tokenize(self, text: str, *, model: str = "", add_special_tokens: bool | None = None) -> TokenizedText:

@@ -74,6 +74,19 @@ TEST(CancelCommand, SaysWhetherTheRequestLived) {
   EXPECT_THAT(server.cancelled(), ElementsAre("r1"));
 }
 
+TEST(CancelCommand, StopsATenantsRequestByItsName) {
+  FakeInference server;
+  server.set_token_time(std::chrono::milliseconds(1));
+  QuireProcess owner({"generate", "--target", server.target(), "--prompt", "x", "--request-id",
+                      "r1", "--tenant", "t", "--max-new-tokens", "1000000"});
+  server.WaitForRequests(1);
+  std::vector<std::string> cancel = {"cancel", "--target", server.target(), "r1"};
+  EXPECT_EQ(RunQuire(cancel).out, "no living request r1\n");
+  cancel.insert(cancel.end(), {"--tenant", "t"});
+  EXPECT_EQ(RunQuire(cancel).out, "cancelled r1\n");
+  EXPECT_NE(owner.Wait().exit_code, 0);
+}
+
 TEST(Verbs, AllKnowTheirVersion) {
   EXPECT_THAT(RunQuire({"--version"}).out, HasSubstr("quire 0."));
   EXPECT_THAT(RunQuire({"load", "--version"}).out, HasSubstr("quire 0."));

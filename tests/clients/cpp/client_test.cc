@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <future>
 #include <thread>
 
@@ -90,12 +91,34 @@ TEST(Client, PassesOverATargetThatIsUnavailable) {
 }
 
 TEST(Client, FailsWhenEveryTargetIsUnavailable) {
-  Client client({DeadAddress(), DeadAddress()});
+  Client client({DeadAddress(), DeadAddress()},
+                {.max_attempts = 5, .initial_backoff = milliseconds(1)});
   Recorder recorder;
   EXPECT_TRUE(absl::IsUnavailable(client.Generate(Request(), &recorder)));
-  EXPECT_THAT(recorder.losses, SizeIs(1));
+  EXPECT_THAT(recorder.losses, SizeIs(4));
   EXPECT_TRUE(absl::IsUnavailable(client.GetLoad().status()));
   EXPECT_TRUE(absl::IsUnavailable(client.Cancel("r").status()));
+}
+
+TEST(Client, WaitsForACoordinatorThatHasNoWorkerYet) {
+  FakeInference server;
+  std::atomic<int> num_refusals = 7;
+  server.set_generate([&](grpc::ServerContext* context, const v1::GenerateRequest& request,
+                          FakeInference::Writer* writer) {
+    return num_refusals-- > 0 ? Unavailable() : server.DefaultGenerate(context, request, writer);
+  });
+  Client client({server.address()}, {.initial_backoff = milliseconds(1)});
+  Recorder recorder;
+  EXPECT_TRUE(client.Generate(Request(), &recorder).ok()) << recorder.result;
+  EXPECT_THAT(recorder.ids, ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(server.requests(), SizeIs(8));
+}
+
+TEST(Client, AnUnaryCallsTimeoutHoldsAcrossItsAttempts) {
+  Client client({DeadAddress()},
+                {.initial_backoff = std::chrono::hours(1), .max_backoff = std::chrono::hours(1)});
+  const auto load = client.GetLoad({.timeout = std::chrono::seconds(10)});
+  EXPECT_TRUE(absl::IsDeadlineExceeded(load.status())) << load.status();
 }
 
 TEST(Client, ResumesALostStreamAtTheNextTarget) {
@@ -164,7 +187,7 @@ TEST(Client, GivesUpAfterTheBoundedNumberOfLosses) {
         writer->Write(FinishedEvent(0, v1::Finished::ABORTED, 0));
         return Unavailable();
       });
-  Client client({server.address()}, {.max_reconnects = 2, .initial_backoff = milliseconds(1)});
+  Client client({server.address()}, {.max_attempts = 3, .initial_backoff = milliseconds(1)});
   Recorder recorder;
   const absl::Status status = client.Generate(Request(), &recorder);
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
@@ -229,13 +252,15 @@ TEST(Client, CancelWithinAStreamBringsTheUsage) {
   Recorder recorder;
   std::shared_ptr<ClientStream> call;
   Mutex mutex;
+  v1::GenerateRequest request = Request(1'000'000);
+  request.set_tenant("t");
   recorder.on_delta = [&] {
     MutexLock lock(mutex);
     if (recorder.ids.size() == 3) call->Cancel();
   };
   {
     MutexLock lock(mutex);
-    call = client.Start(Request(1'000'000), &recorder);
+    call = client.Start(request, &recorder);
   }
   const absl::Status status = call->Wait();
   EXPECT_TRUE(absl::IsCancelled(status)) << status;
@@ -299,11 +324,13 @@ TEST(Client, AsksEveryCoordinatorToCancel) {
   Client owner({second.address()});
   v1::GenerateRequest request = Request(1'000'000);
   request.set_request_id("r1");
+  request.set_tenant("t");
   Recorder recorder;
   auto call = owner.Start(request, &recorder);
   second.WaitForRequests(1);
   Client other({first.address(), second.address()});
-  EXPECT_EQ(*other.Cancel("r1"), true);
+  EXPECT_EQ(*other.Cancel("r1"), false);
+  EXPECT_EQ(*other.Cancel("r1", "t"), true);
   EXPECT_TRUE(absl::IsCancelled(call->Wait()));
   EXPECT_EQ(*other.Cancel("never was"), false);
 }

@@ -13,9 +13,9 @@ const absl::Status kLost = absl::UnavailableError("lost");
 
 TEST(RetryPolicy, OnlyUnavailableIsTriedAgain) {
   RetryPolicy policy({}, 3);
-  EXPECT_FALSE(policy.AfterLoss(absl::ResourceExhaustedError("full"), true, 1).has_value());
-  EXPECT_FALSE(policy.AfterLoss(absl::InternalError("bug"), false, 0).has_value());
-  EXPECT_TRUE(policy.AfterLoss(kLost, false, 0).has_value());
+  EXPECT_FALSE(policy.AfterLoss(absl::ResourceExhaustedError("full"), 1).has_value());
+  EXPECT_FALSE(policy.AfterLoss(absl::InternalError("bug"), 0).has_value());
+  EXPECT_TRUE(policy.AfterLoss(kLost, 0).has_value());
 }
 
 TEST(StatusOfCall, CancelledIsTheServersWordOnlyWithDetails) {
@@ -25,32 +25,30 @@ TEST(StatusOfCall, CancelledIsTheServersWordOnlyWithDetails) {
   EXPECT_TRUE(StatusOfCall(grpc::Status::OK).ok());
 }
 
-TEST(RetryPolicy, BeforeTheFirstEventEachTargetIsAskedOnce) {
-  RetryPolicy policy({}, 3);
-  EXPECT_EQ(policy.AfterLoss(kLost, false, 0), milliseconds(0));
-  EXPECT_EQ(policy.AfterLoss(kLost, false, 0), milliseconds(0));
-  EXPECT_EQ(policy.AfterLoss(kLost, false, 0), std::nullopt);
+TEST(RetryPolicy, GoesRoundTheTargetsWithGrowingWaits) {
+  RetryPolicy policy({.max_attempts = 8, .max_backoff = milliseconds(300)}, 2);
+  for (const int wait : {0, 100, 0, 200, 0, 300, 0}) {
+    EXPECT_EQ(policy.AfterLoss(kLost, 5), milliseconds(wait));
+  }
+  EXPECT_EQ(policy.AfterLoss(kLost, 5), std::nullopt);
 }
 
-TEST(RetryPolicy, AStreamThatHadBegunGoesRoundWithGrowingWaits) {
-  RetryPolicy policy({.max_reconnects = 7, .max_backoff = milliseconds(300)}, 2);
-  for (const int wait : {0, 100, 0, 200, 0, 300, 0}) {
-    EXPECT_EQ(policy.AfterLoss(kLost, true, 5), milliseconds(wait));
-  }
-  EXPECT_EQ(policy.AfterLoss(kLost, true, 5), std::nullopt);
+TEST(RetryPolicy, OneAttemptIsTheLast) {
+  RetryPolicy policy({.max_attempts = 1}, 3);
+  EXPECT_EQ(policy.AfterLoss(kLost, 0), std::nullopt);
 }
 
 TEST(RetryPolicy, ANewTokenStartsTheCountAgain) {
-  RetryPolicy policy({.max_reconnects = 1}, 1);
-  EXPECT_TRUE(policy.AfterLoss(kLost, true, 5).has_value());
-  EXPECT_TRUE(policy.AfterLoss(kLost, true, 6).has_value());
-  EXPECT_FALSE(policy.AfterLoss(kLost, true, 6).has_value());
+  RetryPolicy policy({.max_attempts = 2}, 1);
+  EXPECT_TRUE(policy.AfterLoss(kLost, 5).has_value());
+  EXPECT_TRUE(policy.AfterLoss(kLost, 6).has_value());
+  EXPECT_FALSE(policy.AfterLoss(kLost, 6).has_value());
 }
 
 TEST(RetryPolicy, TheServersDelayHoldsUpToTheLimit) {
   RetryPolicy policy({}, 1);
-  EXPECT_EQ(policy.AfterLoss(WithRetryDelay(kLost, 700), true, 1), milliseconds(700));
-  EXPECT_EQ(policy.AfterLoss(WithRetryDelay(kLost, 60'000), true, 2), milliseconds(2000));
+  EXPECT_EQ(policy.AfterLoss(WithRetryDelay(kLost, 700), 1), milliseconds(700));
+  EXPECT_EQ(policy.AfterLoss(WithRetryDelay(kLost, 60'000), 2), milliseconds(2000));
 }
 
 }  // namespace

@@ -315,9 +315,11 @@ class ClientTests:
         self.assertEqual(driver.call("server_info").version, "1.2.3")
         self.assertTrue(driver.call("cancel", "alive"))
         self.assertFalse(driver.call("cancel", "gone"))
+        self.assertFalse(driver.call("cancel", "owned"))
+        self.assertTrue(driver.call("cancel", "owned", tenant="acme"))
 
     def test_cancel_asks_every_target(self):
-        dead, empty, alive = self.serve(), self.serve(living=()), self.serve()
+        dead, empty, alive = self.serve(), self.serve(living={}), self.serve()
         dead.stop()
         driver = self.connect(dead, empty, alive)
         self.assertTrue(driver.call("cancel", "alive"))

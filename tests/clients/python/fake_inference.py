@@ -39,7 +39,8 @@ class FakeInference(pb_grpc.InferenceServicer):
 
     scripts: list[Script] = field(default_factory=list)
     unary_failure: Failure | None = None
-    living: tuple[str, ...] = ("alive",)  # the request ids that Cancel finds
+    # The request ids that Cancel finds, with their tenants.
+    living: dict[str, str] = field(default_factory=lambda: {"alive": "", "owned": "acme"})
 
     def __post_init__(self) -> None:
         self.requests: list[pb.GenerateRequest] = []
@@ -100,7 +101,7 @@ class FakeInference(pb_grpc.InferenceServicer):
         return pb.GetServerInfoResponse(version="1.2.3", uptime_s=4.0, features=["a"])
 
     def Cancel(self, request, context):
-        return pb.CancelResponse(found=request.request_id in self.living)
+        return pb.CancelResponse(found=self.living.get(request.request_id) in ("", request.tenant))
 
 
 class Server:
