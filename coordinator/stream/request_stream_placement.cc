@@ -161,6 +161,7 @@ RequestStream::Placed RequestStream::SubmitTo(const std::shared_ptr<WorkerLink>&
       FinishStopped();
       ++attempt_;
       link_ = link;
+      if (moving_since_ >= 0) waited_ = context_.timers->Now() - moving_since_;
       Accept(link->View(), drains);
       submit = MakeSubmit();
       complete = output_.is_complete();
@@ -189,7 +190,6 @@ RequestStream::Placed RequestStream::SubmitTo(const std::shared_ptr<WorkerLink>&
       return Placed::kTryMore;  // it began to drain meanwhile
     }
     is_placing_ = false;
-    if (moving_since_ >= 0) waited_ = context_.timers->Now() - moving_since_;
     if (ends) {
       CancelAtWorker(std::nullopt, &effects);
       effects.link = link;
