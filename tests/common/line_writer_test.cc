@@ -64,7 +64,8 @@ TEST_F(LineWriterTest, WritesInOrderAndFlushes) {
 TEST_F(LineWriterTest, WhoPostsNeverWaitsForAReaderThatStalls) {
   constexpr size_t kLines = 500;
   constexpr size_t kWaiting = 20;
-  const std::string padding(fcntl(write_end_, F_GETPIPE_SZ) / 50, 'x');  // 50 fill the pipe
+  // Fewer fill the pipe than may wait: however late the writer comes, it stalls.
+  const std::string padding(fcntl(write_end_, F_GETPIPE_SZ) / 10, 'x');
   std::vector<std::string> lines;
   {
     LineWriter writer(write_end_, kWaiting);
