@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include "tests/coordinator/in_process_cluster.h"
+#include "tests/coordinator/recording_sink.h"
 
 namespace quire {
 namespace {
@@ -14,18 +15,6 @@ namespace {
 using testing::HasSubstr;
 using worker::v1::JoinReply;
 using worker::v1::WorkerStatus;
-
-class RecordingSink final : public MessageSink<JoinReply> {
- public:
-  bool Write(JoinReply reply) override {
-    replies.push_back(std::move(reply));
-    return true;
-  }
-  void Close(absl::Status status) override { closed = std::move(status); }
-
-  std::vector<JoinReply> replies;
-  absl::Status closed;
-};
 
 class JoinHandlerTest : public testing::Test {
  protected:
@@ -39,7 +28,7 @@ class JoinHandlerTest : public testing::Test {
 
   InProcessNetwork network_{ModelFiles{{"config.json", "{}"}}};
   InProcessCoordinator coordinator_{&network_};
-  std::shared_ptr<RecordingSink> sink_ = std::make_shared<RecordingSink>();
+  std::shared_ptr<RecordingSink<JoinReply>> sink_ = std::make_shared<RecordingSink<JoinReply>>();
   std::unique_ptr<MessageHandler<WorkerStatus>> handler_ =
       MakeJoinHandler(&coordinator_.registry(), "c", sink_);
 };
@@ -49,7 +38,7 @@ TEST_F(JoinHandlerTest, WhatCannotBeAWorkerIsRefused) {
   EXPECT_TRUE(absl::IsInvalidArgument(sink_->closed)) << sink_->closed;
   EXPECT_THAT(sink_->closed.message(), HasSubstr("WorkerStatus.worker.name"));
   EXPECT_TRUE(coordinator_.registry().Views().empty());
-  EXPECT_TRUE(sink_->replies.empty());
+  EXPECT_TRUE(sink_->written.empty());
 }
 
 TEST_F(JoinHandlerTest, AWorkerIsTakenAndSaysSoOnce) {
@@ -57,8 +46,8 @@ TEST_F(JoinHandlerTest, AWorkerIsTakenAndSaysSoOnce) {
   handler_->OnMessage(Announced("one"));
   handler_->OnMessage(WorkerStatus());
   coordinator_.WaitUntilReady(1);
-  ASSERT_EQ(sink_->replies.size(), 1u);
-  EXPECT_EQ(sink_->replies[0].refused(), "");
+  ASSERT_EQ(sink_->written.size(), 1u);
+  EXPECT_EQ(sink_->written[0].refused(), "");
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 #include "absl/strings/str_cat.h"
 #include "common/request_fields.h"
+#include "tests/coordinator/recording_sink.h"
 
 namespace quire {
 namespace {
@@ -44,22 +45,10 @@ class ManualTimers final : public Timers {
   std::vector<std::pair<int64_t, std::function<void()>>> scheduled_;
 };
 
-class RecordingSink final : public WorkerConnector::Sink {
- public:
-  bool Write(SessionRequest message) override {
-    written.push_back(std::move(message));
-    return true;
-  }
-  void Close(absl::Status status) override { closed = std::move(status); }
-
-  std::vector<SessionRequest> written;
-  absl::Status closed;
-};
-
 // Sessions as the link opened them, by hand; files are never answered.
 struct Sessions {
   std::vector<std::shared_ptr<WorkerConnector::Handler>> handlers;
-  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  std::vector<std::shared_ptr<RecordingSink<SessionRequest>>> sinks;
 };
 
 class ManualConnector final : public WorkerConnector {
@@ -67,7 +56,7 @@ class ManualConnector final : public WorkerConnector {
   explicit ManualConnector(Sessions* sessions) : sessions_(sessions) {}
   std::shared_ptr<Sink> OpenSession(std::shared_ptr<Handler> handler) override {
     sessions_->handlers.push_back(std::move(handler));
-    sessions_->sinks.push_back(std::make_shared<RecordingSink>());
+    sessions_->sinks.push_back(std::make_shared<RecordingSink<SessionRequest>>());
     return sessions_->sinks.back();
   }
   CancelFetch FetchFiles(const std::string&,

@@ -148,13 +148,16 @@ class DrainTest(unittest.TestCase):
         self.assertIn(f"{self.worker.address} drains; the request runs on {second.address}",
                       next(notice.why for notice in own[0].notices))
 
+    def start_anew(self, drains):
+        """The server of that kind among new ones that take calls, and their streams."""
+        self.stage = Stage.of_test(self)
+        self.start_with_calls()
+        return getattr(self, drains), self.start_streams()
+
     def test_a_call_lets_requests_finish(self):
         for drains in ("worker", "coordinator"):
             with self.subTest(drains=drains):
-                self.stage = Stage.of_test(self)
-                self.start_with_calls()
-                streams = self.start_streams()
-                process = getattr(self, drains)
+                process, streams = self.start_anew(drains)
                 self.assert_report(self.drain(process), process, finished=NUM_STREAMS)
                 for stream in streams:
                     self.assertEqual(len(stream.ok().tokens[0]), NUM_TOKENS)
@@ -162,10 +165,7 @@ class DrainTest(unittest.TestCase):
     def test_a_call_cuts_what_outlives_its_time(self):
         for drains in ("worker", "coordinator"):
             with self.subTest(drains=drains):
-                self.stage = Stage.of_test(self)
-                self.start_with_calls()
-                streams = self.start_streams()
-                process = getattr(self, drains)
+                process, streams = self.start_anew(drains)
                 self.assert_report(self.drain(process, "--timeout", 0), process, cut=NUM_STREAMS)
                 for stream in streams:
                     if drains == "coordinator":

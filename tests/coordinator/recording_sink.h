@@ -1,0 +1,28 @@
+#ifndef QUIRE_TESTS_COORDINATOR_RECORDING_SINK_H_
+#define QUIRE_TESTS_COORDINATOR_RECORDING_SINK_H_
+
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/message_stream.h"
+
+namespace quire {
+
+// Keeps what is written to it. Not thread safe.
+template <typename Message>
+class RecordingSink final : public MessageSink<Message> {
+ public:
+  bool Write(Message message) override {
+    written.push_back(std::move(message));
+    return true;
+  }
+  void Close(absl::Status status) override { closed = std::move(status); }
+
+  std::vector<Message> written;
+  absl::Status closed;
+};
+
+}  // namespace quire
+
+#endif  // QUIRE_TESTS_COORDINATOR_RECORDING_SINK_H_
