@@ -1,11 +1,9 @@
 // quire-coordinator: takes requests from clients and schedules them onto workers.
-#include <algorithm>
 #include <iostream>
 #include <memory>
 #include <random>
 #include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include <unistd.h>
@@ -20,6 +18,7 @@
 #include "common/admin_server.h"
 #include "common/clock.h"
 #include "common/credentials.h"
+#include "common/drain.h"
 #include "common/etcd/etcd_client.h"
 #include "common/join_token.h"
 #include "common/keepalive.h"
@@ -254,31 +253,14 @@ int Run(int argc, char** argv) {
   std::cout << "quire-coordinator listening on " << address << std::endl;
   LogInfo(absl::StrCat("coordinator ", coordinator_id, " listens on ", address));
 
-  const bool is_by_call = WaitForTerminationSignal();
-  const int64_t began = SteadyMicros();
-  int64_t deadline = began + static_cast<int64_t>(flags.drain_timeout_s * 1e6);
-  if (admin != nullptr) {
-    if (const auto asked = admin->DrainBegun(); asked.has_value()) {
-      deadline = std::min(deadline, began + *asked);
-    }
-  }
-  // A second signal from outside ends it at once.
-  std::thread([num_signals = is_by_call ? 0 : 1]() mutable {
-    while (num_signals < 2) num_signals += WaitForTerminationSignal() ? 0 : 1;
-    FlushLog();
-    std::_Exit(1);
-  }).detach();
-  admin::v1::DrainReport report;
-  report.set_running(static_cast<uint32_t>(streams.StartDraining()));
-  LogInfo(absl::StrFormat("draining %d requests for at most %.1f s", report.running(),
-                          (deadline - began) / 1e6));
+  Drain drain(admin.get(), flags.drain_timeout_s);
+  drain.Begin(streams.StartDraining());
   server->GetHealthCheckService()->Shutdown();  // NOT_SERVING from now on, whatever is set
-  if (streams.WaitUntilIdle(deadline)) {
-    LogInfo("drained: no request is left");
+  if (streams.WaitUntilIdle(drain.deadline())) {
+    drain.SetDrained();
   } else {
-    report.set_cut(static_cast<uint32_t>(streams.EndAll(
-        WithRetryDelay(absl::UnavailableError("the coordinator shut down"), kRetryDelayMs))));
-    LogWarning(absl::StrCat("drain timeout: ended ", report.cut(), " requests"));
+    drain.SetCut(streams.EndAll(
+        WithRetryDelay(absl::UnavailableError("the coordinator shut down"), kRetryDelayMs)));
   }
   // What may still call into a part ends before it.
   ticker.reset();
@@ -286,15 +268,13 @@ int Run(int argc, char** argv) {
   registry_service.CloseJoins();
   // Clients that read slowly get what is left of the time to take what was generated. Other calls,
   // such as a Watch of the health that never ends, do not hold up the end.
-  streams.WaitUntilRead(deadline);
+  streams.WaitUntilRead(drain.deadline());
   server->Shutdown(SteadyDeadline(kLeastShutdownMicros));
   generate_server.reset();
   work_pool.Stop();
   loader.Stop();
   registry.Shutdown();
-  report.set_finished(report.running() - report.cut());
-  report.set_duration_ms(static_cast<uint32_t>((SteadyMicros() - began) / 1000));
-  if (admin != nullptr) admin->Finish(report);
+  drain.Finish(/*num_moved=*/0);
   return 0;
 }
 

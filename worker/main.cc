@@ -24,6 +24,7 @@
 #include "common/admin_server.h"
 #include "common/clock.h"
 #include "common/credentials.h"
+#include "common/drain.h"
 #include "common/etcd/etcd_client.h"
 #include "common/flags.h"
 #include "common/join_token.h"
@@ -308,34 +309,13 @@ int Run(int argc, char** argv) {
     FlushLog();
     std::_Exit(kExitFatal);
   };
-  const bool is_by_call = WaitForTerminationSignal();
-  exit_if_lost();
-  const int64_t began = SteadyMicros();
-  int64_t deadline = began + static_cast<int64_t>(flags.drain_timeout_s * 1e6);
-  if (admin != nullptr) {
-    if (const auto asked = admin->DrainBegun(); asked.has_value()) {
-      deadline = std::min(deadline, began + *asked);
-    }
-  }
-  // A second signal from outside ends it at once; so does a device that is lost meanwhile.
-  std::thread([exit_if_lost, num_signals = is_by_call ? 0 : 1]() mutable {
-    while (num_signals < 2) {
-      num_signals += WaitForTerminationSignal() ? 0 : 1;
-      exit_if_lost();
-    }
-    FlushLog();
-    std::_Exit(1);
-  }).detach();
-  admin::v1::DrainReport report;
-  report.set_running(static_cast<uint32_t>(table.StartDraining()));
-  LogInfo(absl::StrFormat("draining %d requests for at most %.1f s", report.running(),
-                          (deadline - began) / 1e6));
+  Drain drain(admin.get(), flags.drain_timeout_s, exit_if_lost);
+  drain.Begin(table.StartDraining());
   server->GetHealthCheckService()->SetServingStatus(false);
-  if (table.WaitUntilIdle(deadline)) {
-    LogInfo("drained: no request is left");
+  if (table.WaitUntilIdle(drain.deadline())) {
+    drain.SetDrained();
   } else {
-    report.set_cut(static_cast<uint32_t>(table.EndAll()));
-    LogWarning(absl::StrCat("drain timeout: ended ", report.cut(), " requests"));
+    drain.SetCut(table.EndAll());
   }
   ticker.reset();
   for (const auto& join : joins) join->Stop();
@@ -343,11 +323,7 @@ int Run(int argc, char** argv) {
   table.CloseConnections();
   server->Shutdown(SteadyDeadline(kShutdownMicros));
   loop.Stop();
-  report.set_moved(
-      std::min(static_cast<uint32_t>(table.num_moved()), report.running() - report.cut()));
-  report.set_finished(report.running() - report.cut() - report.moved());
-  report.set_duration_ms(static_cast<uint32_t>((SteadyMicros() - began) / 1000));
-  if (admin != nullptr) admin->Finish(report);
+  drain.Finish(table.num_moved());
   return 0;
 }
 
