@@ -6,11 +6,22 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/address.h"
 #include "common/clock.h"
 #include "common/logging.h"
 #include "common/signals.h"
 
 namespace quire {
+
+absl::StatusOr<std::unique_ptr<AdminServer>> StartAdminServer(
+    const std::string& address, const std::shared_ptr<grpc::ServerCredentials>& credentials) {
+  if (address.empty()) return nullptr;
+  const auto listen = ParseAddress(address);
+  if (!listen.ok()) return listen.status();
+  auto admin = AdminServer::Start(*listen, credentials, RequestTermination);
+  if (admin.ok()) LogInfo(absl::StrCat("admin calls are taken on ", (*admin)->address()));
+  return admin;
+}
 
 Drain::Drain(AdminServer* admin, double timeout_s, const std::function<void()>& on_signal)
     : admin_(admin) {

@@ -4,11 +4,20 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <string>
 
+#include <grpcpp/security/server_credentials.h>
 #include <quire/admin/v1/admin.pb.h>
+#include "absl/status/statusor.h"
 #include "common/admin_server.h"
 
 namespace quire {
+
+// Serves drain calls on `address`, HOST:PORT; null if that is empty. A call ends the process as a
+// signal does. Errors are those of AdminServer::Start.
+absl::StatusOr<std::unique_ptr<AdminServer>> StartAdminServer(
+    const std::string& address, const std::shared_ptr<grpc::ServerCredentials>& credentials);
 
 // A server's way from the wish that it end to its end, of which it keeps time and account.
 class Drain {

@@ -15,7 +15,6 @@
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "common/address.h"
-#include "common/admin_server.h"
 #include "common/clock.h"
 #include "common/credentials.h"
 #include "common/drain.h"
@@ -206,14 +205,8 @@ int Run(int argc, char** argv) {
   RegistryService registry_service(&registry, coordinator_id, join_token);
 
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  std::unique_ptr<AdminServer> admin;
-  if (!flags.admin_address.empty()) {
-    auto started = AdminServer::Start(*ParseAddress(flags.admin_address), credentials.server(),
-                                      RequestTermination);
-    if (!started.ok()) return Fail(started.status());
-    admin = *std::move(started);
-    LogInfo(absl::StrCat("admin calls are taken on ", admin->address()));
-  }
+  auto admin = StartAdminServer(flags.admin_address, credentials.server());
+  if (!admin.ok()) return Fail(admin.status());
   grpc::EnableDefaultHealthCheckService(true);
   const Address listen{flags.host, flags.port};
   int port = 0;
@@ -253,7 +246,7 @@ int Run(int argc, char** argv) {
   std::cout << "quire-coordinator listening on " << address << std::endl;
   LogInfo(absl::StrCat("coordinator ", coordinator_id, " listens on ", address));
 
-  Drain drain(admin.get(), flags.drain_timeout_s);
+  Drain drain(admin->get(), flags.drain_timeout_s);
   drain.Begin(streams.StartDraining());
   server->GetHealthCheckService()->Shutdown();  // NOT_SERVING from now on, whatever is set
   if (streams.WaitUntilIdle(drain.deadline())) {

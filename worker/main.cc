@@ -21,7 +21,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/address.h"
-#include "common/admin_server.h"
 #include "common/clock.h"
 #include "common/credentials.h"
 #include "common/drain.h"
@@ -243,14 +242,8 @@ int Run(int argc, char** argv) {
   };
 
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  std::unique_ptr<AdminServer> admin;
-  if (!flags.admin_address.empty()) {
-    auto admin_server = AdminServer::Start(*ParseAddress(flags.admin_address), credentials.server(),
-                                           RequestTermination);
-    if (!admin_server.ok()) return Fail(admin_server.status());
-    admin = *std::move(admin_server);
-    LogInfo(absl::StrCat("admin calls are taken on ", admin->address()));
-  }
+  auto admin = StartAdminServer(flags.admin_address, credentials.server());
+  if (!admin.ok()) return Fail(admin.status());
   grpc::EnableDefaultHealthCheckService(true);
   int port = 0;
   SessionTable table(std::move(options));
@@ -309,7 +302,7 @@ int Run(int argc, char** argv) {
     FlushLog();
     std::_Exit(kExitFatal);
   };
-  Drain drain(admin.get(), flags.drain_timeout_s, exit_if_lost);
+  Drain drain(admin->get(), flags.drain_timeout_s, exit_if_lost);
   drain.Begin(table.StartDraining());
   server->GetHealthCheckService()->SetServingStatus(false);
   if (table.WaitUntilIdle(drain.deadline())) {

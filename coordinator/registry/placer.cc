@@ -138,7 +138,7 @@ Placer::Sorted Placer::SortWorkers(const Placement& placement,
       sorted.why = absl::StrCat(": ", view.info.name(), " computes other bits");
       continue;
     }
-    // Of a request that was checked when a worker with more room was there.
+    // A worker with less room than those that were there when the request was checked.
     if (!placement.numerics_id.empty() &&
         view.info.context_length() < placement.prompt->size() + placement.max_new_tokens) {
       continue;

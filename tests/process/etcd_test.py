@@ -21,7 +21,7 @@ PAUSE_S = 30.0 if "QUIRE_FULL" in os.environ else 3 * LEASE_TTL_S
 WORKER_KEYS = "/quire/workers/"
 
 
-class Load:
+class WatchedLoad:
     """Keeps asking every coordinator for streams, and looks all the while whether one of them has lost a worker."""
 
     def __init__(self, services: list[Service], workers: list[str], expected: list[list[int]]) -> None:
@@ -48,8 +48,12 @@ class Load:
         with self._lock:
             self._workers.discard(worker)
 
-    def end(self) -> None:
+    def stop(self) -> None:
+        """Begins nothing more; does not wait."""
         self._is_over.set()
+
+    def end(self) -> None:
+        self.stop()
         for thread in self._threads:
             thread.join()
         if self.failures:
@@ -112,8 +116,8 @@ class EtcdTest(unittest.TestCase):
                                       "--etcd-lease-ttl", LEASE_TTL_S, "--num-gpu-blocks-override", 8192, step_us=2000)
 
     def start_load(self):
-        load = Load(self.services, [worker.address for worker in self.workers], self.expected)
-        self.addCleanup(load._is_over.set)
+        load = WatchedLoad(self.services, [worker.address for worker in self.workers], self.expected)
+        self.addCleanup(load.stop)
         load.wait_for_streams(1)
         return load
 
