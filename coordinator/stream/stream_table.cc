@@ -1,5 +1,6 @@
 #include "coordinator/stream/stream_table.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -156,6 +157,9 @@ size_t StreamTable::EndAll(const absl::Status& status) {
     MutexLock lock(mutex_);
     for (const auto& [id, live] : live_) streams.push_back(live.stream);
   }
+  // Not in the order of a hash table, which another run would not take.
+  std::sort(streams.begin(), streams.end(),
+            [](const auto& a, const auto& b) { return a->request_id() < b->request_id(); });
   for (const auto& stream : streams) stream->End(status);
   return streams.size();
 }

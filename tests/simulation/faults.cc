@@ -45,10 +45,7 @@ void Simulation::PlanFault(int64_t at) {
     case 0:
       if (!worker->is_running()) return;
       ++counts_["worker crashes"];
-      KillWorker(w);
-      During(at + down);
-      queue_.At(at + down, [this, w] { StartWorker(w); });
-      return;
+      return CrashWorker(w, down);
     case 1:
       if (!worker->is_running()) return;
       ++counts_["worker pauses"];
@@ -128,6 +125,13 @@ void Simulation::KillWorker(size_t worker) {
     FinishFetch(fetch, HearsAt(true), absl::UnavailableError("the connection was lost"));
   }
   workers_[worker]->Kill();
+}
+
+void Simulation::CrashWorker(size_t worker, int64_t down) {
+  KillWorker(worker);
+  const int64_t up_at = queue_.now() + down;
+  During(up_at);
+  queue_.At(up_at, [this, worker] { StartWorker(worker); });
 }
 
 void Simulation::StartWorker(size_t worker) {

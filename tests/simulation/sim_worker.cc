@@ -34,8 +34,32 @@ class SimWorker::Inbox final : public EngineInbox {
   EngineLoop* const loop_;
 };
 
-SimWorker::SimWorker(const Options& options, EventQueue* queue, SimTrace* trace)
-    : options_(options), trace_(trace), process_(queue), step_micros_(options.step_micros) {
+// The fake device, and what a request that brings a process down does to it.
+class SimWorker::Device final : public ModelExecutor {
+ public:
+  Device(const FakeExecutor::Options& options, const std::function<void()>& on_poison)
+      : fake_(options), on_poison_(on_poison) {}
+  const ExecutorLimits& limits() const override { return fake_.limits(); }
+  absl::Status Launch(const StepPlan& plan) override {
+    for (const SlotFill& fill : plan.filled) {
+      if (fill.tokens.front() == kPoisonToken) on_poison_();
+    }
+    return fake_.Launch(plan);
+  }
+  absl::Status Collect(StepResult* result) override { return fake_.Collect(result); }
+
+ private:
+  FakeExecutor fake_;
+  const std::function<void()>& on_poison_;
+};
+
+SimWorker::SimWorker(const Options& options, EventQueue* queue, SimTrace* trace,
+                     std::function<void()> on_poison)
+    : options_(options),
+      trace_(trace),
+      on_poison_(std::move(on_poison)),
+      process_(queue),
+      step_micros_(options.step_micros) {
   info_.set_name(options.name);
   info_.set_model("m");
   info_.set_engine(v1::PAGED);
@@ -87,7 +111,7 @@ void SimWorker::Start() {
   device.limits = limits;
   device.samples = true;
   running.loop = std::make_unique<EngineLoop>(
-      std::move(engine), std::make_unique<FakeExecutor>(device), running.table.get(),
+      std::move(engine), std::make_unique<Device>(device, on_poison_), running.table.get(),
       size_t{options_.max_queue} + options_.max_num_seqs, clock);
   running.inbox = std::make_unique<Inbox>(this, running.loop.get());
   running.table->SetInbox(running.inbox.get());

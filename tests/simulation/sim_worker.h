@@ -4,6 +4,7 @@
 #include <quire/worker/v1/worker.pb.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,6 +22,7 @@ class SimWorker final {
   static constexpr uint32_t kContext = 48;
   static constexpr uint32_t kVocabulary = 262;  // as SmallTokenizers().front()
   static constexpr uint32_t kBlockSize = 4;
+  static constexpr uint32_t kPoisonToken = kVocabulary - 1;
   static constexpr int64_t kTickMicros = 250'000;  // as worker/main.cc
   static constexpr int64_t kOrphanGrace = 1'000'000;
 
@@ -33,7 +35,9 @@ class SimWorker final {
     uint32_t steps_in_flight = 1;
     int64_t step_micros = 2'000;
   };
-  SimWorker(const Options& options, EventQueue* queue, SimTrace* trace);
+  // `on_poison` is called when a request whose prompt begins with kPoisonToken gets to the device.
+  SimWorker(const Options& options, EventQueue* queue, SimTrace* trace,
+            std::function<void()> on_poison);
   ~SimWorker();
 
   // REQUIRES: it is not running.
@@ -61,6 +65,7 @@ class SimWorker final {
  private:
   // What posts to the engine wakes its loop.
   class Inbox;
+  class Device;
   struct Running {
     std::unique_ptr<SessionTable> table;
     const Engine* engine = nullptr;
@@ -74,6 +79,7 @@ class SimWorker final {
 
   const Options options_;
   SimTrace* const trace_;
+  const std::function<void()> on_poison_;
   SimProcess process_;
   worker::v1::WorkerInfo info_;
   int64_t step_micros_;

@@ -44,6 +44,7 @@ Simulation::Simulation(uint64_t seed, bool prints) : random_(seed), trace_(print
   if (random_.Chance(20)) config_.max_waiting = kFewMessages;
   config_.has_small_queues = random_.Chance(20);
   if (random_.Chance(30)) config_.quarantine_after = static_cast<uint32_t>(random_.Range(1, 2));
+  config_.has_poison = config_.quarantine_after > 0 && random_.Chance(30);
   MakeProcesses();
   MakeClients();
   PlanFaults();
@@ -67,7 +68,13 @@ void Simulation::MakeProcesses() {
     if (config_.has_small_queues) options.max_queue = static_cast<uint32_t>(random_.Range(1, 4));
     options.steps_in_flight = static_cast<uint32_t>(random_.Range(1, 2));
     options.step_micros = random_.Range(1, 20) * kMillisecond;
-    workers_.push_back(std::make_unique<SimWorker>(options, &queue_, &trace_));
+    workers_.push_back(std::make_unique<SimWorker>(options, &queue_, &trace_, [this, w] {
+      // Not in the midst of a step of the code that is to be gone.
+      queue_.At(queue_.now(), [this, w] {
+        ++counts_["poisoned workers"];
+        if (workers_[w]->is_running()) CrashWorker(w, random_.Range(1, 1'000) * kMillisecond);
+      });
+    }));
     addresses.push_back(absl::StrCat(options.name, ":1"));
   }
   for (size_t c = 0; c < config_.num_coordinators; ++c) {
@@ -100,7 +107,9 @@ void Simulation::MakeClients() {
   for (const SimPath& path : client_paths_) world_.paths.push_back(&path);
   const int64_t num_requests = random_.Range(3, 14);
   for (int64_t i = 0; i < num_requests; ++i) {
-    SimRequest& request = requests_.emplace_back(MakeSimRequest(absl::StrCat("r", i), &random_));
+    const bool is_poison = config_.has_poison && i == 0;
+    SimRequest& request =
+        requests_.emplace_back(MakeSimRequest(absl::StrCat("r", i), is_poison, &random_));
     SimClient::Plan plan;
     plan.request = &request;
     plan.start_at = random_.Range(100, 1'500) * kMillisecond;
@@ -135,7 +144,8 @@ void Simulation::MakeClients() {
     if (!has_rival) continue;
     rival.start_at = plan.start_at + random_.Range(0, 600) * kMillisecond;
     if (rival_differs) {
-      rival.request = &requests_.emplace_back(MakeSimRequest(absl::StrCat("r", i), &random_));
+      rival.request =
+          &requests_.emplace_back(MakeSimRequest(absl::StrCat("r", i), is_poison, &random_));
     }
     add(rival);
   }

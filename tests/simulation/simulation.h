@@ -41,6 +41,7 @@ class Simulation {
     size_t max_waiting = 4096;  // messages of a session that its reader has not taken
     bool has_small_queues = false;
     uint32_t quarantine_after = 0;
+    bool has_poison = false;  // one of the requests ends each worker that runs it
   };
   struct Fetch {
     std::function<void(absl::StatusOr<ModelFiles>)> done;  // null: it was called
@@ -68,6 +69,7 @@ class Simulation {
   void PlanFault(int64_t at);
   void KillWorker(size_t worker);
   void StartWorker(size_t worker);
+  void CrashWorker(size_t worker, int64_t down);
   void DrainWorker(size_t worker, int64_t deadline);
   void KillCoordinator(size_t coordinator);
   void StartCoordinator(size_t coordinator);

@@ -96,7 +96,7 @@ ModelCatalog* SimCatalog() {
   return catalog;
 }
 
-SimRequest MakeSimRequest(const std::string& request_id, SimRandom* random) {
+SimRequest MakeSimRequest(const std::string& request_id, bool is_poison, SimRandom* random) {
   SimRequest made;
   v1::GenerateRequest& request = made.request;
   request.set_request_id(request_id);
@@ -107,8 +107,9 @@ SimRequest MakeSimRequest(const std::string& request_id, SimRandom* random) {
   for (int64_t i = 0; i < length; ++i) {
     request.mutable_token_ids()->add_ids(
         i < shared ? static_cast<uint32_t>(i * 7 + family)
-                   : static_cast<uint32_t>(random->Range(0, SimWorker::kVocabulary - 1)));
+                   : static_cast<uint32_t>(random->Range(0, SimWorker::kPoisonToken - 1)));
   }
+  if (is_poison) request.mutable_token_ids()->set_ids(0, SimWorker::kPoisonToken);
   request.set_max_new_tokens(static_cast<uint32_t>(random->Range(1, kMaxNewTokens)));
   if (random->Chance(30)) {
     request.mutable_sampling()->set_n(static_cast<uint32_t>(random->Range(2, 4)));

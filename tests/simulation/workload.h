@@ -33,8 +33,9 @@ struct SimRequest {
 const ModelFiles& SimModelFiles();
 ModelCatalog* SimCatalog();
 
-// A random request with its answer: what one device computes that has nothing else to do.
-SimRequest MakeSimRequest(const std::string& request_id, SimRandom* random);
+// A random request with its answer: what one device computes that has nothing else to do. A poison
+// is one that ends the workers that run it (SimWorker::kPoisonToken).
+SimRequest MakeSimRequest(const std::string& request_id, bool is_poison, SimRandom* random);
 
 }  // namespace quire
 
