@@ -211,6 +211,13 @@ def slope_mb_per_hour(samples: list[tuple[float, int]]) -> float:
     return sum((t - mean_t) * (m - mean_m) for t, m in warm) / spread * 3600 / 1e6 if spread else 0.0
 
 
+def tenths_mb(samples: list[tuple[float, int]]) -> list[float]:
+    """The mean of each tenth of the time: whether growth comes to an end."""
+    size = max(1, len(samples) // 10)
+    tenths = [samples[i:i + size] for i in range(0, size * 10, size)]
+    return [round(sum(m for _, m in tenth) / len(tenth) / 1e6, 1) for tenth in tenths if tenth]
+
+
 def holdings(cluster: Cluster) -> dict[str, dict[str, int]]:
     """What the survivors hold while nothing runs."""
     return {name: {"descriptors": process.num_descriptors(), "threads": process.num_threads(),
@@ -256,6 +263,7 @@ def soak(flags: argparse.Namespace) -> dict:
             "longest_pause_ms": {f"p{p}": round(1000 * load.gap_percentile(p), 1) for p in (50, 99) if load.gaps},
             "memory_slope_mb_per_hour": {name: round(slope_mb_per_hour(samples), 1)
                                          for name, samples in sampler.samples.items()},
+            "memory_mb_by_tenths": {name: tenths_mb(samples) for name, samples in sampler.samples.items()},
             "open_when_idle": still_open, "held_before": before, "held_after": after,
         }
 
