@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
@@ -21,6 +22,13 @@ inline std::string Printable(absl::string_view text, size_t max_bytes) {
   }
   if (text.size() > max_bytes) absl::StrAppend(&printable, "... (", text.size(), " bytes)");
   return printable;
+}
+
+// A name as a value of a log line: in quotes if a reader could take it for more than that, or less.
+inline std::string LogValue(absl::string_view name) {
+  bool is_plain = !name.empty();
+  for (const char c : name) is_plain &= IsPrintable(c) && c != ' ' && c != '"' && c != '=';
+  return is_plain ? std::string(name) : absl::StrCat("\"", absl::CEscape(name), "\"");
 }
 
 }  // namespace quire

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/logging.h"
+#include "common/printable.h"
 #include "common/rpc_status.h"
 
 namespace quire {
@@ -64,11 +65,13 @@ void CoordinatorMetrics::SetRunning(size_t num_live) {
 std::string RequestLogLine(const RequestRecord& record) {
   return absl::StrFormat(
       "request id=%s model=%s worker=%s tenant=%s status=%s choices=%d prompt=%d cached=%d "
-      "output=%d first_token_ms=%.1f total_ms=%.1f%s",
-      record.request_id, record.model, record.worker, record.tenant,
-      absl::StatusCodeToString(record.status.code()), record.choices, record.prompt_tokens,
-      record.cached_tokens, record.output_tokens, record.first_token / 1e3, record.total / 1e3,
-      Why(record.status));
+      "output=%d%s total_ms=%.1f%s",
+      LogValue(record.request_id), LogValue(record.model), LogValue(record.worker),
+      LogValue(record.tenant), absl::StatusCodeToString(record.status.code()), record.choices,
+      record.prompt_tokens, record.cached_tokens, record.output_tokens,
+      record.first_token < 0 ? ""
+                             : absl::StrFormat(" first_token_ms=%.1f", record.first_token / 1e3),
+      record.total / 1e3, Why(record.status));
 }
 
 void LogRequest(const RequestRecord& record) { LogInfo(RequestLogLine(record)); }

@@ -31,6 +31,7 @@
 #include "common/logging.h"
 #include "common/metrics.h"
 #include "common/mutex.h"
+#include "common/printable.h"
 #include "common/server_limits.h"
 #include "common/signals.h"
 #include "common/steady_deadline.h"
@@ -108,12 +109,13 @@ struct WorkerMetrics {
 
 void LogRequest(const SessionTable::RequestRecord& record) {
   LogInfo(absl::StrFormat(
-      "request id=%s status=%s choices=%d prompt=%d cached=%d output=%d queued_ms=%.1f "
-      "first_token_ms=%.1f total_ms=%.1f%s%s",
-      record.request_id, absl::StatusCodeToString(record.status.code()), record.choices,
+      "request id=%s status=%s choices=%d prompt=%d cached=%d output=%d queued_ms=%.1f%s "
+      "total_ms=%.1f%s%s",
+      LogValue(record.request_id), absl::StatusCodeToString(record.status.code()), record.choices,
       record.prompt_tokens, record.cached_tokens, record.output_tokens, record.queued / 1e3,
-      record.first_token / 1e3, record.total / 1e3,
-      record.status.ok() ? "" : " why=", std::string(record.status.message())));
+      record.first_token < 0 ? ""
+                             : absl::StrFormat(" first_token_ms=%.1f", record.first_token / 1e3),
+      record.total / 1e3, record.status.ok() ? "" : " why=", std::string(record.status.message())));
 }
 
 std::string MakeIncarnation() {

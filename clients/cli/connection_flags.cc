@@ -43,7 +43,7 @@ void ConnectionFlags::Declare(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--max-attempts", retry_.max_attempts,
-                 "Attempts in a row, without a new token between them, that may end UNAVAILABLE")
+                 "Attempts at each target in a row, without a new token, that may end UNAVAILABLE")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
 }
@@ -54,7 +54,7 @@ std::unique_ptr<Client> ConnectionFlags::MakeClient() const {
 
 std::unique_ptr<Client> ConnectionFlags::MakeHastyClient() const {
   RetryOptions once = retry_;
-  once.max_attempts = static_cast<int>(targets_.size());
+  once.max_attempts = 1;
   return std::make_unique<Client>(targets_, once, tls_);
 }
 

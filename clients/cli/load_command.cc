@@ -1,6 +1,7 @@
 #include "clients/cli/load_command.h"
 
 #include <algorithm>
+#include <chrono>
 #include <iostream>
 
 #include "absl/strings/str_cat.h"
@@ -8,7 +9,6 @@
 #include "clients/cli/proto_json.h"
 #include "clients/cli/text_table.h"
 #include "common/clock.h"
-#include "common/mutex.h"
 
 namespace quire {
 
@@ -23,7 +23,7 @@ void LoadCommand::Declare(CLI::App& app) {
 }
 
 absl::StatusOr<v1::GetLoadResponse> LoadCommand::Ask() {
-  constexpr int64_t kAgainMicros = 100'000;
+  constexpr std::chrono::milliseconds kPause(100);
   const auto client = wait_ready_s_ > 0 ? connection_.MakeHastyClient() : connection_.MakeClient();
   const int64_t deadline = SteadyMicros() + static_cast<int64_t>(wait_ready_s_ * 1e6);
   int64_t num_ready = 0;
@@ -39,17 +39,12 @@ absl::StatusOr<v1::GetLoadResponse> LoadCommand::Ask() {
     } else if (!absl::IsUnavailable(load.status())) {
       return load.status();
     }
-    const int64_t again = SteadyMicros() + kAgainMicros;
-    if (again > deadline) {
+    if (SteadyMicros() + std::chrono::microseconds(kPause).count() > deadline) {
       return absl::DeadlineExceededError(absl::StrFormat(
           "%d of %d workers are READY after %.1f s%s%s", num_ready, min_ready_, wait_ready_s_,
           load.ok() ? "" : ": ", load.ok() ? "" : std::string(load.status().message())));
     }
-    Mutex mutex;
-    CondVar never;
-    MutexLock lock(mutex);
-    while (never.WaitUntil(mutex, FromSteadyMicros(again))) {
-    }
+    client->Wait(kPause);
   }
 }
 

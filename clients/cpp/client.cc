@@ -7,7 +7,6 @@
 #include "absl/strings/str_format.h"
 #include "common/clock.h"
 #include "common/credentials.h"
-#include "common/mutex.h"
 #include "common/rpc_status.h"
 
 namespace quire {
@@ -16,15 +15,6 @@ namespace {
 void SetDeadline(grpc::ClientContext& context, const CallOptions& options) {
   if (!options.timeout.has_value()) return;
   context.set_deadline(gpr_time_from_millis(options.timeout->count(), GPR_TIMESPAN));
-}
-
-void Pause(std::chrono::milliseconds pause) {
-  const auto until = FromSteadyMicros(SteadyMicros() + std::chrono::microseconds(pause).count());
-  Mutex mutex;
-  CondVar never;
-  MutexLock lock(mutex);
-  while (never.WaitUntil(mutex, until)) {
-  }
 }
 
 }  // namespace
@@ -57,7 +47,7 @@ absl::StatusOr<Response> Client::Call(Method<Request, Response> method, const Re
   RetryPolicy policy(retry_, targets_->size());
   CallOptions left = options;
   const int64_t began = SteadyMicros();
-  for (size_t target = targets_->preferred();; target = (target + 1) % targets_->size()) {
+  for (size_t target = targets_->preferred();;) {
     grpc::ClientContext context;
     SetDeadline(context, left);
     Response response;
@@ -78,8 +68,13 @@ absl::StatusOr<Response> Client::Call(Method<Request, Response> method, const Re
             absl::StrCat("no time left to ask again after: ", status.message()));
       }
     }
-    Pause(*wait);
+    target = (target + 1) % targets_->size();
+    targets_->Wait(target, std::chrono::microseconds(*wait).count());
   }
+}
+
+void Client::Wait(std::chrono::milliseconds time) const {
+  targets_->Wait(targets_->preferred(), std::chrono::microseconds(time).count());
 }
 
 absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest& request,

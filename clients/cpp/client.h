@@ -50,6 +50,10 @@ class Client {
   absl::Status Generate(v1::GenerateRequest request, GenerateHandler* handler,
                         const CallOptions& options = {});
 
+  // For those who ask again and again: waits so long, less if a coordinator can be reached where
+  // none could before.
+  void Wait(std::chrono::milliseconds time) const;
+
   absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request,
                                                 const CallOptions& options = {});
   absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& request,

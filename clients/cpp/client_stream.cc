@@ -72,14 +72,18 @@ ClientStream::ClientStream(Targets* targets, const RetryOptions& retry, v1::Gene
 void ClientStream::Start() { Connect(); }
 
 int64_t ClientStream::deadline() const {
-  if (!timeout_.has_value()) return std::numeric_limits<int64_t>::max();
-  return started_micros_ + std::chrono::microseconds(*timeout_).count();
+  int64_t deadline = std::numeric_limits<int64_t>::max();
+  if (timeout_.has_value())
+    deadline = started_micros_ + std::chrono::microseconds(*timeout_).count();
+  if (request_.has_timeout_ms()) {
+    deadline = std::min(deadline, started_micros_ + int64_t{request_.timeout_ms()} * 1000);
+  }
+  return deadline;
 }
 
 v1::GenerateRequest ClientStream::RequestForNow() const {
   v1::GenerateRequest request = request_;
-  if (!progress_.started()) return request;
-  *request.mutable_resume() = progress_.resume();
+  if (progress_.started()) *request.mutable_resume() = progress_.resume();
   if (request.has_timeout_ms()) {  // counts from the beginning, not from here
     const int64_t elapsed_ms = (SteadyMicros() - started_micros_) / 1000;
     request.set_timeout_ms(std::max<int64_t>(1, request.timeout_ms() - elapsed_ms));
@@ -90,7 +94,9 @@ v1::GenerateRequest ClientStream::RequestForNow() const {
 void ClientStream::Connect() {
   auto context = std::make_shared<LeasedContext>(targets_);
   if (timeout_.has_value()) {
-    context->context.set_deadline(After(std::chrono::microseconds(deadline() - SteadyMicros())));
+    context->context.set_deadline(
+        After(std::chrono::microseconds(*timeout_) -
+              std::chrono::microseconds(SteadyMicros() - started_micros_)));
   }
   size_t target = 0;
   {
@@ -163,8 +169,7 @@ void ClientStream::HandleConnectionEnd(absl::Status status) {
 }
 
 void ClientStream::Reconnect(const absl::Status& why, std::chrono::milliseconds wait) {
-  if (timeout_.has_value() &&
-      SteadyMicros() + std::chrono::microseconds(wait).count() >= deadline()) {
+  if (SteadyMicros() + std::chrono::microseconds(wait).count() >= deadline()) {
     return End(absl::DeadlineExceededError(
         absl::StrCat("no time left to connect again after: ", why.message())));
   }

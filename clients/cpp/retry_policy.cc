@@ -20,7 +20,8 @@ std::optional<std::chrono::milliseconds> RetryPolicy::AfterLoss(const absl::Stat
   if (num_tokens > num_tokens_) num_losses_ = 0;
   num_tokens_ = num_tokens;
   ++num_losses_;
-  if (num_losses_ >= static_cast<size_t>(std::max(options_.max_attempts, 1))) return std::nullopt;
+  const auto most = static_cast<size_t>(std::max(options_.max_attempts, 1));
+  if (num_losses_ >= most * num_targets_) return std::nullopt;
   if (num_losses_ % num_targets_ != 0) return milliseconds(0);
   const size_t round = num_losses_ / num_targets_ - 1;
   milliseconds wait = options_.initial_backoff;

@@ -14,8 +14,8 @@ namespace quire {
 
 // How long a client goes on trying. The Python library has the same rule (docs/api.md).
 struct RetryOptions {
-  // How many attempts in a row, without a new token between them, may end UNAVAILABLE before that
-  // is the call's result. 1: the first is.
+  // How many attempts at each target in a row, without a new token between them, may end
+  // UNAVAILABLE before that is the call's result.
   int max_attempts = 8;
   // The wait once every target was tried: doubled from one round to the next, up to the maximum. A
   // longer delay that the server asked for holds instead, up to the same maximum.

@@ -154,7 +154,10 @@ v1::Resume StreamProgress::resume() const {
     resume.add_choices()->mutable_emitted_token_ids()->Assign(choice.token_ids.begin(),
                                                               choice.token_ids.end());
   }
-  if (accepted_.has_value()) resume.set_numerics_id(accepted_->numerics_id());
+  if (accepted_.has_value()) {
+    resume.set_numerics_id(accepted_->numerics_id());
+    resume.set_max_new_tokens(accepted_->parameters().max_new_tokens());
+  }
   return resume;
 }
 

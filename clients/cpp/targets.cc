@@ -3,6 +3,7 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/support/channel_arguments.h>
 #include "common/keepalive.h"
+#include "common/steady_deadline.h"
 
 namespace quire {
 
@@ -15,14 +16,25 @@ Targets::Targets(const std::vector<Address>& addresses,
   for (const Address& address : addresses) {
     Target& target = targets_.emplace_back();
     target.name = address.ToString();
-    target.stub =
-        v1::Inference::NewStub(grpc::CreateCustomChannel(target.name, credentials, arguments));
+    target.channel = grpc::CreateCustomChannel(target.name, credentials, arguments);
+    target.stub = v1::Inference::NewStub(target.channel);
   }
 }
 
 Targets::~Targets() {
   MutexLock lock(mutex_);
   while (num_leases_ > 0) released_.Wait(mutex_);
+}
+
+void Targets::Wait(size_t target, int64_t micros) const {
+  grpc::Channel& channel = *targets_[target].channel;
+  const gpr_timespec until = SteadyDeadline(micros);
+  grpc_connectivity_state state = channel.GetState(/*try_to_connect=*/true);
+  const bool was_connected = state == GRPC_CHANNEL_READY;
+  while (channel.WaitForStateChange(state, until)) {
+    state = channel.GetState(/*try_to_connect=*/true);
+    if (state == GRPC_CHANNEL_READY && !was_connected) return;
+  }
 }
 
 Targets::Lease Targets::Hold() {

@@ -1,6 +1,7 @@
 #ifndef QUIRE_CLIENTS_CPP_TARGETS_H_
 #define QUIRE_CLIENTS_CPP_TARGETS_H_
 
+#include <grpcpp/channel.h>
 #include <grpcpp/security/credentials.h>
 #include <quire/v1/inference.grpc.pb.h>
 
@@ -33,6 +34,9 @@ class Targets {
 
   size_t size() const { return targets_.size(); }
   v1::Inference::Stub& stub(size_t target) const { return *targets_[target].stub; }
+  // Waits for `micros`, less if a connection to the target comes about meanwhile, which this lets
+  // go on: gRPC 1.51 sees to one only while something waits on its channel.
+  void Wait(size_t target, int64_t micros) const;
   const std::string& name(size_t target) const { return targets_[target].name; }
 
   // Where a new call begins: the target that answered last, so that a dead one is not asked each
@@ -43,6 +47,7 @@ class Targets {
  private:
   struct Target {
     std::string name;
+    std::shared_ptr<grpc::Channel> channel;
     std::unique_ptr<v1::Inference::Stub> stub;
   };
   std::vector<Target> targets_;

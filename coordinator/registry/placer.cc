@@ -1,6 +1,7 @@
 #include "coordinator/registry/placer.h"
 
 #include <algorithm>
+#include <iterator>
 #include <random>
 
 #include "absl/strings/str_cat.h"
@@ -21,6 +22,14 @@ PrefixHashKey RandomKey() {
 bool CouldFit(const PlacementRequest& request, const std::vector<PlacementCandidate>& candidates) {
   return !candidates.empty() &&
          PlaceRequest(request, candidates).outcome != PlacementDecision::Outcome::kNeverFits;
+}
+
+// One that is to run alone goes where nothing runs, whatever prefix is cached elsewhere.
+void PreferIdle(const PlacementRequest& request, std::vector<PlacementCandidate>* candidates) {
+  std::vector<PlacementCandidate> idle;
+  std::copy_if(candidates->begin(), candidates->end(), std::back_inserter(idle),
+               [](const PlacementCandidate& candidate) { return candidate.worker.load() == 0; });
+  if (CouldFit(request, idle)) candidates->swap(idle);
 }
 
 bool IsOverShare(const WorkerView& view, const std::string& tenant) {
@@ -72,6 +81,7 @@ absl::StatusOr<Placer::Target> Placer::Resolve(const std::string& model, v1::Eng
     target.context_length = target.context_length == 0
                                 ? view.info.context_length()
                                 : std::min(target.context_length, view.info.context_length());
+    target.most_context_length = std::max(target.most_context_length, view.info.context_length());
     target.vocabulary_size = view.info.vocabulary_size();
   }
   if (!exists) {
@@ -191,6 +201,7 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
   request.prompt_tokens = static_cast<uint32_t>(placement.prompt->size());
   request.max_new_tokens = placement.max_new_tokens;
   request.num_choices = placement.num_choices;
+  if (placement.alone != 0) PreferIdle(request, &candidates);
   const PlacementDecision decision = PlaceRequest(request, candidates);
   switch (decision.outcome) {
     case PlacementDecision::Outcome::kFull:
@@ -210,24 +221,29 @@ absl::StatusOr<std::shared_ptr<WorkerLink>> Placer::Place(const Placement& place
   std::shared_ptr<WorkerLink> link = registry_->Find(decision.worker);
   if (link == nullptr) return NoWorkerNow(placement.model);
   if (placement.alone != 0) {
-    std::erase_if(kept_, [&](const auto& kept) {
-      return kept.second == placement.alone || registry_->Find(kept.first) == nullptr;
-    });
-    // Half of the workers, one at least, are left to the others: suspects wait for their turn.
-    if (!kept_.empty() && 2 * (kept_.size() + 1) > candidates.size() + kept_.size()) {
-      return NoWorkerNow(absl::StrCat(placement.model, " for one more request that runs alone"));
-    }
-    kept_[decision.worker] = placement.alone;
-    const auto placed = std::find_if(candidates.begin(), candidates.end(),
-                                     [&](const PlacementCandidate& candidate) {
-                                       return candidate.worker.worker == decision.worker;
-                                     });
-    if (placed->worker.load() > 0) {
-      return NoWorkerNow(absl::StrCat(placement.model, " with nothing else running"));
-    }
+    if (absl::Status s = KeepForOne(placement, candidates, decision.worker); !s.ok()) return s;
   }
   affinity_.Record(chunks, decision.worker);
   return link;
+}
+
+absl::Status Placer::KeepForOne(const Placement& placement,
+                                const std::vector<PlacementCandidate>& candidates,
+                                WorkerNumber worker) {
+  std::erase_if(kept_, [&](const auto& kept) {
+    return kept.second == placement.alone || registry_->Find(kept.first) == nullptr;
+  });
+  const auto chosen = std::find_if(
+      candidates.begin(), candidates.end(),
+      [worker](const PlacementCandidate& candidate) { return candidate.worker.worker == worker; });
+  const bool is_idle = chosen->worker.load() == 0;
+  // One that waits for a worker to become idle leaves at least half of them to the others. One that
+  // is idle is soon free again: a suspect that goes on is none any more.
+  if (is_idle || 2 * (kept_.size() + 1) <= candidates.size() + kept_.size()) {
+    kept_[worker] = placement.alone;
+  }
+  return is_idle ? absl::OkStatus()
+                 : NoWorkerNow(absl::StrCat(placement.model, " with nothing else running"));
 }
 
 void Placer::Release(uint64_t alone) {

@@ -35,8 +35,8 @@ struct Placement {
   std::string numerics_id;
   // It has run already and is tried again and again: a refusal is not told to its client.
   bool is_move = false;
-  // A request that may be what its workers died of gets a worker to itself, under its name here,
-  // until Release. 0: none such.
+  // A request that may be what its workers died of gets a worker to itself, as far as this
+  // coordinator knows, under its name here, until Release. 0: none such.
   uint64_t alone = 0;
 };
 
@@ -51,7 +51,8 @@ class Placer {
   struct Target {
     std::shared_ptr<const ServedModel> model;
     v1::Engine engine = v1::PAGED;
-    uint32_t context_length = 0;  // the least of the workers that may run it
+    uint32_t context_length = 0;       // the least of the workers that may run it
+    uint32_t most_context_length = 0;  // and the most
     uint32_t vocabulary_size = 0;
   };
   absl::StatusOr<Target> Resolve(const std::string& model, v1::Engine engine,
@@ -63,8 +64,8 @@ class Placer {
 
   // RESOURCE_EXHAUSTED: every queue is full, for its tenant at least. FAILED_PRECONDITION: it needs
   // more KV blocks than any worker has, those that are not READY now included. UNAVAILABLE: no
-  // worker serves it now. For a request that is to run alone also while a worker that is kept for
-  // it has others yet.
+  // worker serves it now. For a request that is to run alone also while every worker has others
+  // yet, of which one is kept for it meanwhile if as many are left to the others.
   absl::StatusOr<std::shared_ptr<WorkerLink>> Place(const Placement& placement);
   // The request of that name does not need a worker to itself any more.
   void Release(uint64_t alone);
@@ -82,6 +83,10 @@ class Placer {
     std::string why;                           // of the last of these
   };
   static Sorted SortWorkers(const Placement& placement, const std::vector<WorkerView>& views);
+  // That worker, if nothing runs there; else it may be kept until nothing does.
+  absl::Status KeepForOne(const Placement& placement,
+                          const std::vector<PlacementCandidate>& candidates, WorkerNumber worker)
+      QUIRE_REQUIRES(mutex_);
   // One more is refused, by these workers; `is_told`: and its client told when to come back.
   absl::Status EveryQueueIsFull(const std::vector<const WorkerView*>& workers, bool is_told)
       QUIRE_REQUIRES(mutex_);

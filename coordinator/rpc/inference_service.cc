@@ -137,6 +137,7 @@ void InferenceService::Generate(GenerateCall* call) {
       request.request_id().empty() ? MakeRequestId() : request.request_id();
   const std::string fingerprint = Fingerprint(request);
   const Deadline deadline = DeadlineOf(call->context(), request);
+  const bool has_run = resume.has_tokens();  // at another coordinator, or here before
   std::shared_ptr<RequestStream> stream;
   bool is_new = false;
   for (bool attached = false; !attached;) {
@@ -146,7 +147,7 @@ void InferenceService::Generate(GenerateCall* call) {
           return std::make_shared<RequestStream>(next_key_.fetch_add(1), request_id, fingerprint,
                                                  context_.stream);
         },
-        request.tenant());
+        request.tenant(), has_run);
     if (!found.ok()) return refuse(found.status());
     call->Hold(std::move(found->slot));
     stream = std::move(found->stream);
@@ -159,9 +160,12 @@ void InferenceService::Generate(GenerateCall* call) {
   if (writer->is_aborted()) stream->ClientGone(writer.get());
   // Nobody else begins a new request, though another client may have taken it over already.
   if (!is_new) return;
-  if (absl::Status full = context_.placer->CheckRoom(request); !full.ok()) {
-    stream->End(full);
-    return;
+  // One that has run already waits for room.
+  if (!has_run) {
+    if (absl::Status full = context_.placer->CheckRoom(request); !full.ok()) {
+      stream->End(full);
+      return;
+    }
   }
   if (request.queue_timeout_ms() > 0) stream->LimitQueueing(request.queue_timeout_ms());
   const WorkPool::Terms terms{request.tenant(), request.SpaceUsedLong(),

@@ -12,7 +12,10 @@ absl::StatusOr<PreparedRequest> PrepareRequest(const v1::GenerateRequest& reques
                                                const Placer& placer, bool separate_tenants) {
   const auto target = placer.Resolve(request.model(), request.engine(), request.worker());
   if (!target.ok()) return target.status();
-  const ModelLimits limits{target->context_length, target->vocabulary_size};
+  // One that has run goes on where there is room enough for it: Place looks for that.
+  const bool has_run = !request.resume().numerics_id().empty();
+  const ModelLimits limits{has_run ? target->most_context_length : target->context_length,
+                           target->vocabulary_size};
   auto prompt = MakePrompt(request, *target->model, limits);
   if (!prompt.ok()) return prompt.status();
   auto parameters = ResolveParameters(request, request_id, static_cast<uint32_t>(prompt->size()),

@@ -376,7 +376,14 @@ absl::StatusOr<v1::ResolvedParameters> ResolveParameters(const v1::GenerateReque
                          limits.context_length, "; max_new_tokens allowed: 1 to ", room)),
                      "max_new_tokens");
   }
-  p.set_max_new_tokens(request.has_max_new_tokens() ? request.max_new_tokens() : room);
+  const uint32_t had = request.resume().max_new_tokens();
+  if (!request.has_max_new_tokens() && had > room) {
+    return absl::UnavailableError(absl::StrCat("the request has run with ", had,
+                                               " new tokens; the workers known now have room for ",
+                                               room));
+  }
+  const uint32_t otherwise = had > 0 ? had : room;
+  p.set_max_new_tokens(request.has_max_new_tokens() ? request.max_new_tokens() : otherwise);
   if (request.min_new_tokens() > p.max_new_tokens()) {
     return Wrong("min_new_tokens", absl::StrCat(request.min_new_tokens()),
                  absl::StrCat("0 to max_new_tokens, ", p.max_new_tokens()));

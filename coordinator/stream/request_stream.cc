@@ -128,6 +128,16 @@ RequestStream::Taken RequestStream::Take(Cursor* cursor, v1::GenerateEvent* even
   return output_.Take(cursor, event, status);
 }
 
+std::vector<int64_t> RequestStream::losses() const {
+  MutexLock lock(mutex_);
+  return losses_;
+}
+
+void RequestStream::TakeLosses(std::vector<int64_t> losses) {
+  MutexLock lock(mutex_);
+  losses_ = std::move(losses);
+}
+
 bool RequestStream::has_ended() const {
   MutexLock lock(mutex_);
   return output_.ended.has_value();
@@ -172,7 +182,9 @@ void RequestStream::Begin(PreparedRequest request) {
     request_ = std::move(request);
     request_.emitted.clear();
     if (choices.ok()) output_.choices = *std::move(choices);
-    num_resumed_tokens_ = output_.num_tokens();
+    num_resumed_tokens_ = num_tokens_at_loss_ = output_.num_tokens();
+    // It has run at another coordinator, whose worker may hold its places yet: it waits for one.
+    if (num_resumed_tokens_ > 0) StartMoving("it was resumed");
   }
   if (!choices.ok()) return End(choices.status());
   PlaceAndSubmit();
@@ -245,7 +257,7 @@ void RequestStream::EndLocked(const absl::Status& status, Effects* effects) {
   effects->cancel_timers.push_back(std::exchange(client_.deadline_timer, 0));
   effects->cancel_timers.push_back(std::exchange(move_timer_, 0));
   effects->cancel_timers.push_back(std::exchange(queue_timer_, 0));
-  effects->releases_worker = std::exchange(runs_alone_, false);
+  effects->releases_worker |= std::exchange(runs_alone_, false);
   AdmitWaiting(effects);
 }
 
@@ -320,7 +332,12 @@ void RequestStream::OnTokens(uint32_t attempt, uint32_t number, uint32_t first_i
       moving_since_ = -1;
       waited_ = 0;
       num_move_tries_ = 0;
+      // Those that refused it may have room by the next move; but one that drains and has it yet.
+      std::erase_if(refused_, [this](WorkerNumber number) {
+        return link_ == nullptr || number != link_->number();
+      });
       const auto stopped = choice.Append(ids.subspan(known));
+      if (!losses_.empty()) ClearLosses(&effects);
       if (!stopped.ok()) {
         EndLocked(absl::InternalError(
                       absl::StrCat("cannot decode the output: ", stopped.status().message())),

@@ -77,8 +77,9 @@ class RequestStream final : public TokenReceiver,
     Timers* timers;
     // How long a request that lost its worker waits for an equal one, in microseconds.
     int64_t move_timeout = 30'000'000;
-    // A request that so many workers were lost with is a suspect: it runs alone on a worker from
-    // then on, and ends if that is lost as well. 0: none is.
+    // A request that so many workers died with, one after the other and without kClearingTokens
+    // between, is a suspect: it runs alone on a worker until those have come, and ends if that dies
+    // as well. 0: none is.
     uint32_t quarantine_after = 2;
     std::function<void(RequestStream&, const RequestRecord&)> on_end;  // once, without locks held
     std::function<void(RequestStream&)> on_quarantined;                // may be null
@@ -92,6 +93,11 @@ class RequestStream final : public TokenReceiver,
   const std::string& request_id() const { return request_id_; }
   // Of the request's body, without what may differ between tries.
   const std::string& fingerprint() const { return fingerprint_; }
+
+  // The deaths of workers that count against the request (steady, microseconds), for another one
+  // with the same body. To be taken over before Begin.
+  std::vector<int64_t> losses() const;
+  void TakeLosses(std::vector<int64_t> losses);
 
   // --- The client ---
 
@@ -144,6 +150,10 @@ class RequestStream final : public TokenReceiver,
   void OnMessageEnd() override;
 
  private:
+  // Tokens of each choice. The same tokens come wherever a request runs, and so would the death of
+  // a worker by it: one that has come this far beyond where a worker died did not kill that. Two
+  // blocks of KV memory, since a block's beginning is a likely place to die at.
+  static constexpr size_t kClearingTokens = 32;
   // A notice says that timing changed, so those beyond this many say nothing new.
   static constexpr size_t kMaxNotices = 64;
 
@@ -187,6 +197,10 @@ class RequestStream final : public TokenReceiver,
   void StartMoving(std::string why) QUIRE_REQUIRES(mutex_);
   // Whether the request is what its workers died of, as far as one can know.
   bool CountLoss(WorkerLoss loss) QUIRE_REQUIRES(mutex_);
+  // New tokens have come: what they say of earlier losses.
+  void ClearLosses(Effects* effects) QUIRE_REQUIRES(mutex_);
+  // Whether it is a suspect that may wait for a worker to itself.
+  bool MayRunAlone() const QUIRE_REQUIRES(mutex_);
   // What to ask the placer for; nothing once the request has ended, which a Cancel may bring here.
   std::optional<Placement> WantedPlacement(Effects* effects) QUIRE_REQUIRES(mutex_);
   worker::v1::Submit MakeSubmit() const QUIRE_REQUIRES(mutex_);
@@ -240,6 +254,7 @@ class RequestStream final : public TokenReceiver,
   bool has_left_worker_ QUIRE_GUARDED_BY(mutex_) = false;  // one that had taken it
   // When workers died while they ran it (steady, microseconds); those that count, kLossMicros long.
   std::vector<int64_t> losses_ QUIRE_GUARDED_BY(mutex_);
+  size_t num_tokens_at_loss_ QUIRE_GUARDED_BY(mutex_) = 0;  // at the last of them
   bool runs_alone_ QUIRE_GUARDED_BY(mutex_) = false;
   std::set<WorkerNumber> refused_ QUIRE_GUARDED_BY(mutex_);
   std::optional<uint32_t> retry_after_ms_ QUIRE_GUARDED_BY(mutex_);  // the least of what those said

@@ -108,12 +108,13 @@ std::optional<Placement> RequestStream::WantedPlacement(Effects* effects) {
   placement.refused = refused_;
   placement.numerics_id =
       output_.accepted.has_value() ? output_.accepted->numerics_id() : request_.numerics_id;
-  placement.is_move = moving_since_ >= 0;
-  // Once alone, alone to its end.
-  if (context_.quarantine_after > 0 && losses_.size() >= context_.quarantine_after) {
+  placement.is_move = moving_since_ >= 0 || link_ != nullptr;
+  if (MayRunAlone()) {
     runs_alone_ = true;
+    placement.alone = key_;
+  } else {
+    effects->releases_worker = std::exchange(runs_alone_, false);
   }
-  if (runs_alone_) placement.alone = key_;
   return placement;
 }
 
@@ -131,7 +132,8 @@ void RequestStream::PlaceAndSubmit() {
       placement = WantedPlacement(&ended);
       if (!placement.has_value()) is_placing_ = false;
     }
-    if (!placement.has_value()) return Carry(ended);
+    Carry(ended);
+    if (!placement.has_value()) return;
     const auto placed = context_.placer->Place(*placement);
     if (!placed.ok()) return StayUnplaced(placed.status());
     if (SubmitTo(*placed) == Placed::kDone) return;
@@ -261,7 +263,21 @@ bool RequestStream::CountLoss(WorkerLoss loss) {
   const int64_t now = context_.timers->Now();
   std::erase_if(losses_, [now](int64_t at) { return now - at > kLossMicros; });
   losses_.push_back(now);
+  num_tokens_at_loss_ = output_.num_tokens();
   return runs_alone_ && losses_.size() > context_.quarantine_after;
+}
+
+void RequestStream::ClearLosses(Effects* effects) {
+  const size_t num_new = output_.num_tokens() - num_tokens_at_loss_;
+  if (num_new < kClearingTokens * output_.choices.size()) return;
+  losses_.clear();
+  effects->releases_worker = std::exchange(runs_alone_, false);
+}
+
+bool RequestStream::MayRunAlone() const {
+  if (context_.quarantine_after == 0 || losses_.size() < context_.quarantine_after) return false;
+  // Where others run at all times it would wait for ever.
+  return context_.timers->Now() - losses_.back() < context_.move_timeout / 2;
 }
 
 void RequestStream::FinishStopped() {
@@ -307,13 +323,13 @@ void RequestStream::OnWorkerLost(uint32_t attempt, WorkerLoss loss, const absl::
       EndLocked(error_.ok() ? WithRetryDelay(status, kRetryDelayMs) : error_, &effects);
     } else if (CountLoss(loss)) {
       effects.is_quarantined = true;
-      EndLocked(
-          absl::FailedPreconditionError(absl::StrCat(
-              "quarantined: ", losses_.size(),
-              " workers were lost while they ran this request, the last with nothing else placed "
-              "on it: ",
-              status.message())),
-          &effects);
+      EndLocked(absl::FailedPreconditionError(
+                    absl::StrCat("quarantined: ", losses_.size(),
+                                 " workers were lost while they ran this request, none of which "
+                                 "came far beyond the one "
+                                 "before, and the last had nothing else of this coordinator: ",
+                                 status.message())),
+                &effects);
     } else {
       LeaveWorker(status);
     }

@@ -1,6 +1,7 @@
 #ifndef QUIRE_COORDINATOR_STREAM_RESUME_TOKENS_H_
 #define QUIRE_COORDINATOR_STREAM_RESUME_TOKENS_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
@@ -27,6 +28,11 @@ class ResumeTokens {
       : ResumeTokens(Choices(choices)) {}
 
   size_t size() const { return held_ == nullptr ? 0 : held_->choices.size(); }
+  bool has_tokens() const {
+    return held_ != nullptr &&
+           std::any_of(held_->choices.begin(), held_->choices.end(),
+                       [](const std::vector<uint32_t>& tokens) { return !tokens.empty(); });
+  }
   const std::vector<uint32_t>& operator[](size_t choice) const { return held_->choices[choice]; }
   void clear() { held_.reset(); }
 

@@ -20,7 +20,8 @@ void StreamTable::DropExpired(int64_t now) {
 
 absl::StatusOr<StreamTable::Found> StreamTable::FindOrMake(
     const std::string& request_id, const std::string& fingerprint,
-    const std::function<std::shared_ptr<RequestStream>()>& make, const std::string& tenant) {
+    const std::function<std::shared_ptr<RequestStream>()>& make, const std::string& tenant,
+    bool is_resumed) {
   MutexLock lock(mutex_);
   if (!tenant.empty()) knows_tenants_.store(true, std::memory_order_relaxed);
   DropExpired(clock_());
@@ -51,9 +52,15 @@ absl::StatusOr<StreamTable::Found> StreamTable::FindOrMake(
   if (draining_) {
     return WithRetryDelay(absl::UnavailableError("the coordinator is draining"), kRetryDelayMs);
   }
-  auto slot = TakeSlot(tenant, max_open_);
+  auto slot = TakeSlot(tenant, is_resumed ? 2 * max_open_ : max_open_);
   if (!slot.ok()) return slot.status();
   std::shared_ptr<RequestStream> stream = make();
+  const auto suspect = std::find_if(suspects_.begin(), suspects_.end(),
+                                    [&](const auto& entry) { return entry.first == fingerprint; });
+  if (suspect != suspects_.end()) {
+    stream->TakeLosses(std::move(suspect->second));
+    suspects_.erase(suspect);
+  }
   live_[request_id] = {stream, tenant};
   return Found{std::move(stream), true, *std::move(slot)};
 }
@@ -109,6 +116,7 @@ std::shared_ptr<RequestStream> StreamTable::FindLive(const std::string& request_
 
 void StreamTable::OnEnd(RequestStream& stream, const absl::Status& status) {
   const size_t num_bytes = stream.num_bytes();
+  std::vector<int64_t> losses = stream.losses();
   MutexLock lock(mutex_);
   const auto found = live_.find(stream.request_id());
   if (found == live_.end() || found->second.stream.get() != &stream) return;
@@ -118,6 +126,10 @@ void StreamTable::OnEnd(RequestStream& stream, const absl::Status& status) {
         kept_.insert(kept_.end(), {found->second.stream, now + kKeepMicros, num_bytes});
     kept_by_id_[stream.request_id()] = kept;
     kept_bytes_ += num_bytes;
+  }
+  if (!status.ok() && !losses.empty()) {
+    suspects_.emplace_back(stream.fingerprint(), std::move(losses));
+    if (suspects_.size() > kMaxSuspects) suspects_.pop_front();
   }
   live_.erase(found);
   DropExpired(now);

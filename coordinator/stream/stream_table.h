@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
@@ -47,12 +48,13 @@ class StreamTable {
     std::shared_ptr<void> slot;
   };
   // The stream of that id, made by `make` if there is none that lives or ended well. `tenant`:
-  // whose request it is, as the fingerprint says too. ALREADY_EXISTS: it has another body.
+  // whose request it is, as the fingerprint says too. `is_resumed`: its client has tokens of it, so
+  // that it is let in as one that takes over is. ALREADY_EXISTS: it has another body.
   // RESOURCE_EXHAUSTED: too many calls are open, of this tenant at least. UNAVAILABLE: the table is
   // draining.
   absl::StatusOr<Found> FindOrMake(const std::string& request_id, const std::string& fingerprint,
                                    const std::function<std::shared_ptr<RequestStream>()>& make,
-                                   const std::string& tenant = "");
+                                   const std::string& tenant = "", bool is_resumed = false);
   // Null if it does not live, or belongs to a tenant and `tenant` is another.
   std::shared_ptr<RequestStream> FindLive(const std::string& request_id,
                                           const std::string& tenant = "") const;
@@ -67,6 +69,9 @@ class StreamTable {
   static constexpr int64_t kQuarantineMicros = 600'000'000;
   static constexpr size_t kMaxQuarantined = 1024;
   void Quarantine(const RequestStream& stream);
+  // What counts against a request that ended otherwise counts against the same body again, as a
+  // client sends it that retries; of as many of the latest.
+  static constexpr size_t kMaxSuspects = 1024;
 
   // To be called once when a stream has ended.
   void OnEnd(RequestStream& stream, const absl::Status& status);
@@ -112,6 +117,8 @@ class StreamTable {
   bool draining_ QUIRE_GUARDED_BY(mutex_) = false;
   // Fingerprints, and until when; oldest first.
   std::deque<std::pair<std::string, int64_t>> quarantined_ QUIRE_GUARDED_BY(mutex_);
+  // Fingerprints, and RequestStream::losses; oldest first.
+  std::deque<std::pair<std::string, std::vector<int64_t>>> suspects_ QUIRE_GUARDED_BY(mutex_);
   std::atomic<bool> knows_tenants_ = false;
   Mutex held_mutex_;  // taken last: what is held may end anywhere
   TenantShares held_bytes_ QUIRE_GUARDED_BY(held_mutex_);

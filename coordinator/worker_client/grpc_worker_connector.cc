@@ -42,7 +42,11 @@ class FileReader final : public grpc::ClientReadReactor<FileChunk> {
 
   void OnReadDone(bool ok) override {
     if (!ok) return;
+    constexpr size_t kBytesOfAnEntry = 256;  // of the two tables below
     num_bytes_ += chunk_.data().size();
+    if (!files_.contains(chunk_.name())) {
+      num_bytes_ += kBytesOfAnEntry + 2 * (chunk_.name().size() + chunk_.sha256().size());
+    }
     if (num_bytes_ > kMaxFileBytes) {
       problem_ = absl::ResourceExhaustedError(
           absl::StrCat("the model's files are larger than ", kMaxFileBytes >> 20, " MiB"));

@@ -112,7 +112,7 @@ WorkerView WorkerLink::View() const {
   snapshot.blocks_free = load_.blocks_free();
   snapshot.blocks_cached = load_.blocks_cached();
   snapshot.blocks_total = info_.kv().num_blocks();
-  const uint32_t reported = load_.running() + load_.waiting();
+  const uint32_t reported = load_.own_sequences();  // the others are other coordinators'
   snapshot.unreported = num_sequences_ > reported ? num_sequences_ - reported : 0;
   snapshot.max_num_seqs = info_.limits().max_num_seqs();
   snapshot.max_queue = info_.limits().max_queue();

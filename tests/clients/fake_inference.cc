@@ -52,13 +52,14 @@ v1::GenerateEvent FinishedEvent(uint32_t choice, v1::Finished::Reason reason,
 
 std::string FakeText(uint32_t token_id) { return absl::StrCat(token_id, " "); }
 
-FakeInference::FakeInference() {
+FakeInference::FakeInference(int port) {
   v1::Model* model = models_.add_models();
   model->set_id("tiny");
   model->set_context_length(2048);
   model->set_vocabulary_size(50);
   grpc::ServerBuilder builder;
-  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+  builder.AddListeningPort("127.0.0.1:" + std::to_string(port), grpc::InsecureServerCredentials(),
+                           &port_);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.RegisterService(this);
   server_ = builder.BuildAndStart();

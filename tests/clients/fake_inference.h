@@ -28,7 +28,8 @@ class FakeInference final : public v1::Inference::Service {
   using GenerateFunction =
       std::function<grpc::Status(grpc::ServerContext*, const v1::GenerateRequest&, Writer*)>;
 
-  FakeInference();
+  // port 0: a free one.
+  explicit FakeInference(int port = 0);
   ~FakeInference() override;
 
   Address address() const { return {"127.0.0.1", static_cast<uint16_t>(port_)}; }

@@ -31,6 +31,23 @@ class MigrationTest : public RequestStreamTest {
     return false;
   }
 
+  // Empty unless there is one that is READY and has something to do.
+  std::string OnlyBusyWorker() {
+    std::string worker;
+    for (const WorkerView& view : coordinator_.registry().Views()) {
+      if (view.state == v1::WorkerLoad::READY && view.snapshot.load() > 0)
+        worker = view.info.name();
+    }
+    return worker;
+  }
+  // Where it runs, as its client was told.
+  static std::string WorkerOf(const Run& run) {
+    const std::vector<v1::Notice> notices = run.client->notices();
+    if (notices.empty()) return run.client->accepted().worker();
+    const std::string& why = notices.back().why();
+    return why.substr(why.rfind(' ') + 1);
+  }
+
   int num_restarts_ = 0;
 };
 
@@ -196,6 +213,7 @@ TEST_F(MigrationTest, AWorkerThatGivesEveryRequestUpDoesNotKeepOneForEver) {
 }
 
 TEST_F(MigrationTest, AResumedRequestGoesToTheNumericsThatItsTokensAreOf) {
+  coordinator_.set_move_timeout(300'000);
   StartWorker("a:1");
   StartWorker("other:1", {.numerics_id = "another"});
   for (int i = 0; i < 4; ++i) {
@@ -329,17 +347,14 @@ TEST_F(MigrationTest, LosingSightOfWorkersMakesNoSuspect) {
 
 TEST_F(MigrationTest, ASuspectRunsAloneAndIsQuarantinedIfThatWorkerIsLostToo) {
   coordinator_.set_quarantine_after(2);
+  // Nothing comes far at 0.3 s a token.
   for (const char* address : {"a:1", "b:1", "c:1", "d:1"})
-    StartWorker(address, {.step_micros = 500});
+    StartWorker(address, {.step_micros = 300'000});
   Run suspect = Start("suspect", Prepared(480));
   std::set<std::string> lost;
   for (int round = 0; round < 3; ++round) {
-    suspect.client->WaitForTokens(suspect.client->tokens().size() + 3);
-    std::string worker;
-    for (const WorkerView& view : coordinator_.registry().Views()) {
-      if (view.state == v1::WorkerLoad::READY && view.snapshot.load() > 0)
-        worker = view.info.name();
-    }
+    suspect.client->WaitForTokens(suspect.client->tokens().size() + 1);
+    const std::string worker = OnlyBusyWorker();
     ASSERT_NE(worker, "");
     if (round > 0) {
       // After two deaths it has the worker to itself: others run elsewhere, whatever the load.
@@ -347,10 +362,12 @@ TEST_F(MigrationTest, ASuspectRunsAloneAndIsQuarantinedIfThatWorkerIsLostToo) {
       int num_beside = 0;
       for (int i = 0; i < 8; ++i) {
         others.push_back(Start("other" + std::to_string(round) + std::to_string(i), Prepared(30)));
+        others.back().client->WaitForTokens(1);
+        num_beside += others.back().client->accepted().worker() == worker ? 1 : 0;
       }
       for (const Run& other : others) {
-        ASSERT_TRUE(other.client->WaitForEnd().ok());
-        num_beside += other.client->accepted().worker() == worker ? 1 : 0;
+        other.stream->Cancel();
+        EXPECT_TRUE(absl::IsCancelled(other.client->WaitForEnd()));
       }
       EXPECT_EQ(num_beside > 0, round < 2);
     }
@@ -371,6 +388,90 @@ TEST_F(MigrationTest, ASuspectRunsAloneAndIsQuarantinedIfThatWorkerIsLostToo) {
     return std::make_shared<RequestStream>(1000, "other again", "another body", context);
   });
   EXPECT_TRUE(other.ok());
+}
+
+TEST_F(MigrationTest, ARequestThatComesFurtherThanWhereWorkersDiedIsNoSuspect) {
+  coordinator_.set_quarantine_after(2);
+  for (const char* address : {"a:1", "b:1", "c:1"}) StartWorker(address, {.step_micros = 2'000});
+  Run run = Start("r", Prepared(400));
+  for (const char* lost : {"a:1", "b:1"}) {
+    run.client->WaitForTokens(run.client->tokens().size() + 1);
+    network_.Kill(lost);
+  }
+  // It runs alone on the last one, and is soon cleared: others run there, and another death is
+  // none of its.
+  const size_t had = run.client->tokens().size();
+  run.client->WaitForTokens(had + 100);
+  Run other = Start("other", Prepared(10));
+  ASSERT_TRUE(other.client->WaitForEnd().ok());
+  EXPECT_EQ(other.client->accepted().worker(), "c:1");
+  Restart("a:1", {.step_micros = 1'000});
+  network_.Kill("c:1");
+  ASSERT_TRUE(run.client->WaitForEnd().ok());
+  EXPECT_EQ(run.client->tokens(), Expected(400));
+}
+
+TEST_F(MigrationTest, ASuspectWaitsForAnIdleWorkerOnlySoLongAndKeepsNobodyOut) {
+  coordinator_.set_quarantine_after(2);
+  coordinator_.set_move_timeout(1'000'000);
+  for (const char* address : {"a:1", "b:1", "busy:1"})
+    StartWorker(address, {.num_blocks = 8192, .step_micros = 20'000});
+  PreparedRequest long_one = Prepared(500);
+  long_one.worker = "busy:1";
+  Run busy = Start("busy", std::move(long_one));
+  busy.client->WaitForTokens(1);
+  Run suspect = Start("suspect", Prepared(40));
+  for (int i = 0; i < 2; ++i) {
+    suspect.client->WaitForTokens(suspect.client->tokens().size() + 1);
+    network_.Kill(WorkerOf(suspect));
+  }
+  // The only worker that is left does not become idle; what comes anew is served there.
+  for (int i = 0; i < 3; ++i) {
+    Run other = Start("other" + std::to_string(i), Prepared(2));
+    EXPECT_TRUE(other.client->WaitForEnd().ok());
+  }
+  ASSERT_TRUE(suspect.client->WaitForEnd().ok());
+  EXPECT_EQ(suspect.client->tokens(), Expected(40));
+  EXPECT_EQ(WorkerOf(suspect), "busy:1");
+  busy.stream->Cancel();
+  EXPECT_TRUE(absl::IsCancelled(busy.client->WaitForEnd()));
+}
+
+TEST_F(MigrationTest, WorkersThatDrainedOnceTakeARequestAgain) {
+  StartWorker("a:1", {.num_blocks = 8192, .step_micros = 50'000});
+  Run run = Start("r", Prepared(300));
+  run.client->WaitForTokens(2);
+  StartWorker("b:1", {.num_blocks = 8192, .step_micros = 50'000});
+  // One restarts after the other, as a new version comes in. 300 tokens take 15 s.
+  for (const char* address : {"a:1", "b:1", "a:1"}) {
+    const auto worker = network_.Worker(address);
+    worker->table().StartDraining();
+    EXPECT_TRUE(worker->table().WaitUntilIdle(SteadyMicros() + 7'000'000)) << address;
+    run.client->WaitForTokens(run.client->tokens().size() + 2);
+    network_.Kill(address);
+    Restart(address, {.num_blocks = 8192, .step_micros = 50'000});
+    coordinator_.WaitUntilReady(2);
+  }
+  run.stream->Cancel();
+  EXPECT_TRUE(absl::IsCancelled(run.client->WaitForEnd()));
+  const std::vector<uint32_t> tokens = run.client->tokens();
+  EXPECT_EQ(tokens, Expected(static_cast<uint32_t>(tokens.size())));
+}
+
+TEST_F(MigrationTest, AResumedRequestWaitsWhereItsOrphanMayHoldThePlace) {
+  StartWorker("a:1", {.max_num_seqs = 1, .max_queue = 0, .step_micros = 20'000});
+  Run first = Start("first", Prepared(20));
+  first.client->WaitForTokens(1);
+  const absl::Status full = Start("new", Prepared(5)).client->WaitForEnd();
+  EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
+  PreparedRequest request = Prepared(10);
+  request.emitted = {Expected(4)};
+  request.numerics_id = "fake";
+  Run resumed = Start("resumed", std::move(request));
+  EXPECT_TRUE(resumed.client->WaitForEnd().ok());
+  EXPECT_EQ(resumed.client->tokens(), Expected(10, 4));
+  EXPECT_FALSE(HasMoved(*resumed.client));
+  EXPECT_TRUE(first.client->WaitForEnd().ok());
 }
 
 TEST_F(MigrationTest, EveryTokenOnceWhateverIsKilledWhen) {

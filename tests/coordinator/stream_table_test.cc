@@ -63,6 +63,25 @@ TEST_F(SmallTableTest, ACallCountsUntilItIsOver) {
   EXPECT_TRUE(Find("c").ok());
 }
 
+TEST_F(SmallTableTest, WhatCountsAgainstARequestCountsAgainstItsRepetition) {
+  auto first = Find("a");
+  first->stream->TakeLosses({1, 2});
+  first->stream->End(absl::UnavailableError("no worker"));
+  first->slot.reset();
+  auto again = Find("another id of the same body");
+  EXPECT_EQ(again->stream->losses(), (std::vector<int64_t>{1, 2}));
+  EXPECT_TRUE(Find("b")->stream->losses().empty()) << "one repetition, not all";
+  again->stream->End(absl::OkStatus());
+  EXPECT_TRUE(Find("c")->stream->losses().empty());
+}
+
+TEST_F(SmallTableTest, ARequestThatRanElsewhereIsLetInAsOneThatIsTakenOver) {
+  Open(2);
+  EXPECT_TRUE(absl::IsResourceExhausted(Find("new").status()));
+  const auto make = [this] { return std::make_shared<RequestStream>(1, "r", "body", context_); };
+  EXPECT_TRUE(table_.FindOrMake("r", "body", make, "", /*is_resumed=*/true).ok());
+}
+
 TEST_F(StreamTableTest, WithoutTenantsAllSlotsCanBeUsed) {
   Open(4);
   EXPECT_TRUE(absl::IsResourceExhausted(Find("one more").status()));

@@ -179,12 +179,15 @@ TEST(ValidateTest, DeepJsonIsRefusedBeforeAnythingReadsIt) {
       message->set_role("user");
       const std::string path = field;
       if (path == "chat.tools") request.mutable_chat()->set_tools(Nested(depth));
-      if (path == "chat.template_kwargs")
+      if (path == "chat.template_kwargs") {
         request.mutable_chat()->set_template_kwargs(Nested(depth));
+      }
       if (path.ends_with("tool_calls")) message->set_tool_calls(Nested(depth));
       const absl::Status status = ValidateRequest(request);
       EXPECT_EQ(absl::IsInvalidArgument(status), depth > 64) << field << " of " << depth;
-      if (depth > 64) EXPECT_EQ(FieldOf(status).value_or("none"), field) << status;
+      if (depth > 64) {
+        EXPECT_EQ(FieldOf(status).value_or("none"), field) << status;
+      }
     }
   }
 }
@@ -240,6 +243,20 @@ TEST(ValidateTest, UnsetFieldsBecomeTheModelsDefaults) {
   parameters = ResolveParameters(ignoring, "id", 1, *model, kLimits);
   EXPECT_EQ(parameters->stop_token_ids_size(), 1);
   EXPECT_EQ(parameters->eos_token_ids_size(), 3);
+}
+
+TEST(ValidateTest, AResumedRequestKeepsTheLimitThatItHad) {
+  const auto model = Model(R"({})");
+  v1::GenerateRequest resumed = Good();
+  resumed.mutable_resume()->set_max_new_tokens(20);
+  EXPECT_EQ(ResolveParameters(resumed, "id", 1, *model, kLimits)->max_new_tokens(), 20u);
+  EXPECT_EQ(Fingerprint(resumed), Fingerprint(Good()));
+  // Workers with more room may come back.
+  resumed.mutable_resume()->set_max_new_tokens(1000);
+  const absl::Status status = ResolveParameters(resumed, "id", 1, *model, kLimits).status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  resumed.set_max_new_tokens(30);
+  EXPECT_EQ(ResolveParameters(resumed, "id", 1, *model, kLimits)->max_new_tokens(), 30u);
 }
 
 TEST(ValidateTest, FilesThatCannotBeUsedAreNamed) {

@@ -97,6 +97,34 @@ class WorkerLinkTest : public testing::Test {
   std::shared_ptr<WorkerLink> link_;
 };
 
+class NoReceiver final : public TokenReceiver {
+ public:
+  void OnTokens(uint32_t, uint32_t, uint32_t, absl::Span<const uint32_t>) override {}
+  void OnLogprobs(const worker::v1::EntryLogprobs&) override {}
+  void OnNotice(const v1::Notice&) override {}
+  void OnFinish(const worker::v1::Finish&) override {}
+  void OnRejected(uint32_t, const absl::Status&) override {}
+  void OnWorkerLost(uint32_t, WorkerLoss, const absl::Status&) override {}
+  void OnWorkerDraining(uint32_t) override {}
+  void OnMessageEnd() override {}
+};
+
+TEST_F(WorkerLinkTest, CountsWhatItPlacedBesideWhatOthersHave) {
+  Say(Opened("one"));
+  SessionEvent load;
+  load.mutable_load()->set_running(20);  // none of this coordinator's
+  Say(load);
+  worker::v1::Submit submit;
+  submit.set_key(1);
+  submit.mutable_parameters()->set_n(3);
+  ASSERT_TRUE(link_->Submit(submit, std::make_shared<NoReceiver>()));
+  EXPECT_EQ(link_->View().snapshot.load(), 23u);
+  load.mutable_load()->set_running(23);
+  load.mutable_load()->set_own_sequences(3);
+  Say(load);
+  EXPECT_EQ(link_->View().snapshot.load(), 23u);
+}
+
 TEST_F(WorkerLinkTest, ASecondOpenedChangesNothing) {
   Say(Opened("one"));
   ASSERT_TRUE(link_->View().is_open);

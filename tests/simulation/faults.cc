@@ -108,6 +108,7 @@ void Simulation::PlanFault(int64_t at) {
       // An engine that hangs makes its worker SUSPECT only after 30 s: seldom, since that is long.
       if (!random_.Chance(5)) return;
       ++counts_["hung engines"];
+      ++world_.num_worker_deaths;
       worker->set_step_micros(40 * kSecond);
       During(at + 80 * kSecond);
       queue_.At(at + kSecond, [worker] { worker->set_step_micros(worker->options().step_micros); });
@@ -125,6 +126,7 @@ void Simulation::KillWorker(size_t worker) {
     FinishFetch(fetch, HearsAt(true), absl::UnavailableError("the connection was lost"));
   }
   workers_[worker]->Kill();
+  ++world_.num_worker_deaths;
 }
 
 void Simulation::CrashWorker(size_t worker, int64_t down) {
@@ -228,6 +230,7 @@ void Simulation::StopProcess(SimProcess* process, int64_t until) {
 void Simulation::CutSession(size_t coordinator, size_t worker, bool half_open) {
   for (const OpenSession& open : sessions_) {
     if (open.coordinator != coordinator || open.worker != worker) continue;
+    ++world_.num_worker_deaths;
     const bool coordinator_knows = !half_open || random_.Chance(50);
     open.session->Cut(HearsAt(coordinator_knows), HearsAt(!half_open || !coordinator_knows));
   }

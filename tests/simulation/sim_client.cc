@@ -13,13 +13,6 @@ namespace {
 
 constexpr int64_t kCancelGrace = 1'000'000;  // as clients/cpp/client_stream.cc
 
-// No number of losses ends a call: how many there are is the seed's.
-RetryOptions Retries() {
-  RetryOptions options;
-  options.max_attempts = 1'000'000;
-  return options;
-}
-
 }  // namespace
 
 class SimClient::Peer final : public SimCallPeer {
@@ -39,7 +32,7 @@ SimClient::SimClient(uint32_t number, const World* world, const Plan& plan)
     : number_(number),
       world_(world),
       plan_(plan),
-      policy_(Retries(), world->coordinators.size()),
+      policy_(RetryOptions(), world->coordinators.size()),
       progress_(v1::Resume()),
       target_(static_cast<size_t>(
           world->random->Range(0, static_cast<int64_t>(world->coordinators.size()) - 1))),
@@ -67,8 +60,7 @@ int64_t SimClient::ToServer(SimConnection& connection) const {
 
 v1::GenerateRequest SimClient::RequestForNow() const {
   v1::GenerateRequest request = plan_.request->request;
-  if (!progress_.started()) return request;
-  *request.mutable_resume() = progress_.resume();
+  if (progress_.started()) *request.mutable_resume() = progress_.resume();
   if (request.has_timeout_ms()) {
     const int64_t elapsed_ms = (world_->queue->now() - plan_.start_at) / 1000;
     request.set_timeout_ms(
@@ -258,6 +250,11 @@ void SimClient::OnEnd(SimConnection& connection, const absl::Status& status) {
   if (cancelled_) return End(absl::CancelledError(status.message()));
   const auto wait = policy_.AfterLoss(status, progress_.num_new_tokens());
   if (!wait.has_value()) return End(status);
+  const auto& body = plan_.request->request;
+  if (body.has_timeout_ms() && world_->queue->now() + wait->count() * 1000 >=
+                                   plan_.start_at + int64_t{body.timeout_ms()} * 1000) {
+    return End(absl::DeadlineExceededError("no time left to connect again"));
+  }
   target_ = (target_ + 1) % world_->coordinators.size();
   ++(*world_->counts)["reconnects"];
   world_->queue->At(world_->queue->now() + wait->count() * 1000, [this] { Connect(); });
@@ -270,8 +267,14 @@ void SimClient::End(const absl::Status& status) {
                       {number_, static_cast<int64_t>(status.code())});
   ++(*world_->counts)[absl::StrCat("ended ", absl::StatusCodeToString(status.code()))];
   if (status.ok() || plan_.ends.contains(status.code())) return;
-  // A call that nothing was heard of may be refused where there is nobody to serve it.
-  if (absl::IsUnavailable(status) && !progress_.started()) return;
+  // Nothing tells a request that so many workers died with by chance from one that killed them.
+  if (absl::IsFailedPrecondition(status) && world_->quarantine_after > 0 &&
+      world_->num_worker_deaths > world_->quarantine_after) {
+    ++(*world_->counts)["quarantined by chance"];
+    return;
+  }
+  // A client that has no token gives up after some 8 s without anybody to serve it.
+  if (absl::IsUnavailable(status) && progress_.num_new_tokens() == 0) return;
   Fail(absl::StrCat("ended with ", status.ToString()));
 }
 

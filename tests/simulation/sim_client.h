@@ -49,6 +49,9 @@ class SimClient final {
     std::vector<SimCoordinator*> coordinators;
     std::vector<const SimPath*> paths;  // to each of them
     std::function<void(const std::string&)> fail;
+    uint32_t quarantine_after = 0;
+    // As coordinators see them: connections that end are deaths, and engines that hang.
+    uint64_t num_worker_deaths = 0;
   };
   struct Plan {
     const SimRequest* request = nullptr;

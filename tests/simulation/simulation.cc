@@ -103,6 +103,9 @@ void Simulation::MakeClients() {
             {},
             [this](const std::string& what) {
               Fail(what); }};
+  world_.quarantine_after = config_.quarantine_after;
+  // A session that is full is lost, too.
+  if (config_.max_waiting == kFewMessages) world_.num_worker_deaths = 1000;
   for (const auto& coordinator : coordinators_) world_.coordinators.push_back(coordinator.get());
   for (const SimPath& path : client_paths_) world_.paths.push_back(&path);
   const int64_t num_requests = random_.Range(3, 14);
@@ -123,7 +126,7 @@ void Simulation::MakeClients() {
       plan.ends.insert(absl::StatusCode::kDeadlineExceeded);
     }
     if (config_.has_small_queues) plan.ends.insert(absl::StatusCode::kResourceExhausted);
-    if (config_.quarantine_after > 0) plan.ends.insert(absl::StatusCode::kFailedPrecondition);
+    if (is_poison) plan.ends.insert(absl::StatusCode::kFailedPrecondition);
     const bool has_rival = random_.Chance(15);
     const bool rival_differs = has_rival && random_.Chance(20);
     if (has_rival) plan.ends.insert(absl::StatusCode::kAborted);

@@ -114,9 +114,7 @@ void SessionTable::HandleOpen(Connection* connection, const worker::v1::Open& op
     event.mutable_opened()->set_incarnation(options_.incarnation);
     *event.mutable_opened()->mutable_worker() = info_;
     Send(session, std::move(event));
-    SessionEvent load;
-    *load.mutable_load() = load_;
-    Send(session, std::move(load));
+    SendLoad(session);
   }
   if (replaced != nullptr) replaced->Close(absl::AbortedError("superseded by a newer connection"));
 }
@@ -400,11 +398,21 @@ void SessionTable::SendLoad() {
   for (std::string& tenant : gate_.TenantsOverShare(kMaxTenantsOverShare)) {
     load_.add_tenants_over_share(std::move(tenant));
   }
-  for (auto& [number, session] : sessions_) {
-    SessionEvent event;
-    *event.mutable_load() = load_;
-    Send(*session, std::move(event));
+  for (auto& [number, session] : sessions_) SendLoad(*session);
+}
+
+void SessionTable::SendLoad(Session& session) {
+  uint32_t num_sequences = 0;
+  for (const auto& [number, other] : sessions_) num_sequences += other->num_sequences;
+  SessionEvent event;
+  worker::v1::Load& load = *event.mutable_load();
+  load = load_;
+  // Those that are on their way to the engine wait as well.
+  if (num_sequences > load.running() + load.waiting()) {
+    load.set_waiting(num_sequences - load.running());
   }
+  load.set_own_sequences(session.num_sequences);
+  Send(session, std::move(event));
 }
 
 void SessionTable::Tick() {

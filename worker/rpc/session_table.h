@@ -154,6 +154,7 @@ class SessionTable final : public EngineListener {
   // A connection that does not take the event is lost.
   void Send(Session& session, worker::v1::SessionEvent event) QUIRE_REQUIRES(mutex_);
   void SendLoad() QUIRE_REQUIRES(mutex_);
+  void SendLoad(Session& session) QUIRE_REQUIRES(mutex_);
   void Lose(Session& session) QUIRE_REQUIRES(mutex_);
   void Reject(Session& session, uint64_t key, uint32_t attempt, const absl::Status& status)
       QUIRE_REQUIRES(mutex_);

@@ -58,8 +58,9 @@ class Client:
     until it fails. tls_cert, tls_key, tls_ca: PEM files of this client's certificate, of its key, and of the
     authorities whose coordinators are trusted; with all three, connections are by mutual TLS, and a target's
     certificate must name the host of its address. They are read once: ValueError or OSError, naming the argument or
-    the file, where they cannot be used. credentials: gRPC's own, in their place. Without either: plain text. max_attempts: how many attempts in a row, without a new
-    token between them, may end UNAVAILABLE before the error is the caller's.
+    the file, where they cannot be used. credentials: gRPC's own, in their place. Without either: plain text.
+    max_attempts: how many attempts at each target in a row, without a new token between them, may end UNAVAILABLE
+    before the error is the caller's.
     """
 
     def __init__(self, targets: str | Sequence[str], *, tls_cert: PathLike | None = None,
@@ -147,6 +148,8 @@ class Client:
             if state.all_finished:
                 return
             pause = attempts.pause_after(failure, state.num_new_tokens) if state.can_resume else None
+            if pause is not None and (late := state.out_of_time(pause)):
+                pause, failure = None, late
             if pause is None:
                 yield from state.aborted()
                 raise failure
@@ -272,6 +275,8 @@ class AsyncClient:
             if state.all_finished:
                 return
             pause = attempts.pause_after(failure, state.num_new_tokens) if state.can_resume else None
+            if pause is not None and (late := state.out_of_time(pause)):
+                pause, failure = None, late
             if pause is None:
                 for event in state.aborted():
                     yield event

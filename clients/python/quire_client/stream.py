@@ -25,7 +25,8 @@ class StreamState:
         self._request = request
         self._clock = clock
         self._sent_at: float | None = None  # the first time
-        self._numerics_id: str | None = None  # of the first Accepted
+        self._numerics_id: str | None = None  # of the first Accepted, as the next
+        self._max_new_tokens = request.resume.max_new_tokens
         self._num_new_tokens = 0
         self._emitted = [list(choice.emitted_token_ids) for choice in request.resume.choices]
         while len(self._emitted) < max(1, request.sampling.n):
@@ -50,7 +51,17 @@ class StreamState:
                 request.resume.choices.add(emitted_token_ids=ids)
         if numerics_id := self._numerics_id or self._request.resume.numerics_id:
             request.resume.numerics_id = numerics_id
+        if self._max_new_tokens:
+            request.resume.max_new_tokens = self._max_new_tokens
         return request
+
+    def out_of_time(self, pause: float) -> QuireError | None:
+        """DEADLINE_EXCEEDED if the request's timeout_ms will have passed after so many seconds."""
+        if self._sent_at is None or not self._request.HasField("timeout_ms"):
+            return None
+        if self._clock() + pause < self._sent_at + self._request.timeout_ms / 1000:
+            return None
+        return QuireError(grpc.StatusCode.DEADLINE_EXCEEDED, "timeout_ms passed: no time is left to connect again")
 
     @property
     def all_finished(self) -> bool:
@@ -96,6 +107,7 @@ class StreamState:
     def _is_first(self, accepted: events.Accepted) -> bool:
         if self._numerics_id is None:
             self._numerics_id = accepted.numerics_id
+            self._max_new_tokens = accepted.parameters.max_new_tokens
             return True
         if accepted.numerics_id != self._numerics_id:  # only equal numerics promise the same tokens
             raise QuireError(grpc.StatusCode.DATA_LOSS,

@@ -51,7 +51,7 @@ class Targets:
 class Attempts:
     """Walks the targets for one call: the next one at once, and a growing pause after each full round.
 
-    `limit` is how many attempts in a row may fail without a new token between them.
+    `limit` is how often each target may fail in a row without a new token between.
     """
 
     def __init__(self, targets: Targets, limit: int) -> None:
@@ -71,13 +71,13 @@ class Attempts:
         num_tokens: how many came since the call began. None: another attempt makes no sense. Only UNAVAILABLE passes
         by itself.
         """
+        num_targets = len(self._targets.names)
         if num_tokens > self._num_tokens:
             self._failed = 0
         self._num_tokens = num_tokens
         self._failed += 1
-        if error.code is not grpc.StatusCode.UNAVAILABLE or self._failed >= self._limit:
+        if error.code is not grpc.StatusCode.UNAVAILABLE or self._failed >= self._limit * num_targets:
             return None
-        num_targets = len(self._targets.names)
         self.target = (self.target + 1) % num_targets
         rounds, position = divmod(self._failed, num_targets)
         if position != 0:

@@ -92,10 +92,10 @@ TEST(Client, PassesOverATargetThatIsUnavailable) {
 
 TEST(Client, FailsWhenEveryTargetIsUnavailable) {
   Client client({DeadAddress(), DeadAddress()},
-                {.max_attempts = 5, .initial_backoff = milliseconds(1)});
+                {.max_attempts = 3, .initial_backoff = milliseconds(1)});
   Recorder recorder;
   EXPECT_TRUE(absl::IsUnavailable(client.Generate(Request(), &recorder)));
-  EXPECT_THAT(recorder.losses, SizeIs(4));
+  EXPECT_THAT(recorder.losses, SizeIs(5)) << "three attempts at each of two";
   EXPECT_TRUE(absl::IsUnavailable(client.GetLoad().status()));
   EXPECT_TRUE(absl::IsUnavailable(client.Cancel("r").status()));
 }
@@ -333,6 +333,35 @@ TEST(Client, AsksEveryCoordinatorToCancel) {
   EXPECT_EQ(*other.Cancel("r1", "t"), true);
   EXPECT_TRUE(absl::IsCancelled(call->Wait()));
   EXPECT_EQ(*other.Cancel("never was"), false);
+}
+
+TEST(TargetsTest, ConnectsWhileItWaits) {
+  auto server = std::make_unique<FakeInference>();
+  const Address address = server->address();
+  server.reset();
+  Client client({address}, {.max_attempts = 1});
+  EXPECT_TRUE(absl::IsUnavailable(client.GetLoad().status()));
+  server = std::make_unique<FakeInference>(address.port);
+  // An hour, if nothing tries to connect.
+  client.Wait(std::chrono::hours(1));
+  EXPECT_TRUE(client.GetLoad().ok());
+}
+
+TEST(ClientTest, TheTimeoutOfARequestHoldsOverAllAttempts) {
+  FakeInference server;
+  Client client({server.address()}, {.max_attempts = 1'000'000});
+  server.set_generate([](grpc::ServerContext*, const v1::GenerateRequest&, FakeInference::Writer*) {
+    return Unavailable();
+  });
+  v1::GenerateRequest request = Request();
+  request.set_timeout_ms(700);
+  Recorder recorder;
+  const absl::Status status = client.Generate(request, &recorder);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  const std::vector<v1::GenerateRequest> sent = server.requests();
+  ASSERT_GT(sent.size(), 1u);
+  for (const v1::GenerateRequest& one : sent) EXPECT_LE(one.timeout_ms(), 700u);
+  EXPECT_LT(sent.back().timeout_ms(), sent.front().timeout_ms());
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ class StreamProgressTest : public ::testing::Test {
   void Accepted(const std::string& numerics_id = "numerics") {
     v1::GenerateEvent event = AcceptedEvent(request_);
     event.mutable_accepted()->set_numerics_id(numerics_id);
+    event.mutable_accepted()->mutable_parameters()->set_max_new_tokens(77);
     status_ = progress_.Accept(&event).status();
   }
   // What is left of a delta.
@@ -45,6 +46,7 @@ class StreamProgressTest : public ::testing::Test {
 TEST_F(StreamProgressTest, PassesAStreamThrough) {
   Accepted();
   EXPECT_EQ(progress_.resume().numerics_id(), "numerics");
+  EXPECT_EQ(progress_.resume().max_new_tokens(), 77u);
   EXPECT_THAT(Delta(0, {5, 6}, "ab").token_ids(), ElementsAre(5, 6));
   EXPECT_EQ(Delta(2, {7}, "c").text(), "c");
   EXPECT_FALSE(progress_.complete());

@@ -19,7 +19,8 @@ def prompt_delta(position, *logprobs, ids=()):
 
 
 def accepted(numerics_id):
-    return pb.GenerateEvent(accepted=pb.Accepted(request_id="r", numerics_id=numerics_id))
+    return pb.GenerateEvent(accepted=pb.Accepted(request_id="r", numerics_id=numerics_id,
+                                                 parameters=pb.ResolvedParameters(max_new_tokens=77)))
 
 
 def finished(choice=0, reason=pb.Finished.LENGTH):
@@ -40,8 +41,19 @@ class StreamStateTest(unittest.TestCase):
         self.assertEqual(state.next_request().resume.numerics_id, "")
         state.accept(accepted("a"))
         self.assertEqual(state.next_request().resume.numerics_id, "a")
+        self.assertEqual(state.next_request().resume.max_new_tokens, 77)
         self.assertEqual(list(state.next_request().resume.choices[0].emitted_token_ids), [5, 6])
         self.assertIsInstance(state.accept(delta(2, [7])), Delta)
+
+    def test_timeout_ms_holds_over_all_attempts(self):
+        now = 0.0
+        state = StreamState(build_request("p", timeout_ms=1000), clock=lambda: now)
+        self.assertIsNone(state.out_of_time(5))  # nothing was sent
+        self.assertEqual(state.next_request().timeout_ms, 1000)
+        now = 0.4
+        self.assertEqual(state.next_request().timeout_ms, 600)
+        self.assertIsNone(state.out_of_time(0.5))
+        self.assertIs(state.out_of_time(0.7).code, grpc.StatusCode.DEADLINE_EXCEEDED)
 
     def test_a_gap_a_repeat_and_a_strange_choice_are_errors(self):
         for message in (delta(2, [7]), delta(0, [7]), delta(0, [7], choice=1)):

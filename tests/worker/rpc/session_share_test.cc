@@ -63,6 +63,13 @@ class SessionShareTest : public testing::Test {
       return taken;
     }
     uint64_t last_key() const { return last_key_; }
+    // The newest that it was told.
+    worker::v1::Load load() const {
+      for (auto event = sink_->events.rbegin(); event != sink_->events.rend(); ++event) {
+        if (event->has_load()) return event->load();
+      }
+      return {};
+    }
     void Disconnect() {
       if (connection_ != nullptr) connection_->OnClosed(absl::UnavailableError("gone"));
       connection_.reset();
@@ -108,6 +115,21 @@ class SessionShareTest : public testing::Test {
   EndlessInbox inbox_;
   SessionTable table_{Options()};
 };
+
+TEST_F(SessionShareTest, EachIsToldWhatAllHaveAndWhatIsItsOwn) {
+  Coordinator a(&table_, "a");
+  Coordinator b(&table_, "b");
+  a.Fill(5);
+  b.Submit(/*num_choices=*/3);
+  EngineLoad load;
+  load.running = 2;  // the engine has not heard of the rest
+  table_.OnLoad(load);
+  for (const auto& [coordinator, own] : {std::pair(&a, 5u), std::pair(&b, 3u)}) {
+    EXPECT_EQ(coordinator->load().running(), 2u);
+    EXPECT_EQ(coordinator->load().waiting(), 6u);
+    EXPECT_EQ(coordinator->load().own_sequences(), own);
+  }
+}
 
 TEST_F(SessionShareTest, OneAloneMayHaveEverything) {
   Coordinator a(&table_, "a");
