@@ -333,9 +333,8 @@ void RequestStream::OnTokens(uint32_t attempt, uint32_t number, uint32_t first_i
       waited_ = 0;
       num_move_tries_ = 0;
       // Those that refused it may have room by the next move; but one that drains and has it yet.
-      std::erase_if(refused_, [this](WorkerNumber number) {
-        return link_ == nullptr || number != link_->number();
-      });
+      const WorkerNumber here = link_ == nullptr ? 0 : link_->number();
+      std::erase_if(refused_, [here](WorkerNumber number) { return number != here; });
       const auto stopped = choice.Append(ids.subspan(known));
       if (!losses_.empty()) ClearLosses(&effects);
       if (!stopped.ok()) {
