@@ -30,8 +30,8 @@ class MigrationTest(unittest.TestCase):
     def setUp(self):
         self.stage = Stage.of_test(self)
 
-    def start(self, *coordinator_flags, workers=2):
-        self.coordinator = self.stage.coordinator("--quarantine-after", 0, *coordinator_flags)
+    def start(self, *coordinator_flags, workers=2, quarantine_after=0):
+        self.coordinator = self.stage.coordinator("--quarantine-after", quarantine_after, *coordinator_flags)
         self.model = self.stage.model("ghost", context=65536)
         self.workers = [self.start_worker() for _ in range(workers)]
         self.service = Service(self.stage, self.coordinator.address)
@@ -101,6 +101,21 @@ class MigrationTest(unittest.TestCase):
         self.workers[0].kill()
         self.start_worker(port=self.workers[0].port)
         self.assert_unchanged(streams)
+
+    def test_deaths_in_a_row_fail_no_request_that_gets_on(self):
+        """With the default flags: streams are longer than workers live, but not their way to the next 32 tokens."""
+        self.start(workers=3, quarantine_after=2)
+        streams = self.start_streams()
+        for number in (0, 1, 2, 0):
+            had = [len(stream.tokens[0]) for stream in streams]
+            self.workers[number].kill()
+            self.workers[number] = self.stage.again(self.workers[number])
+            for stream, before in zip(streams, had):
+                stream.wait_for_tokens(min(before + 40, NUM_TOKENS))
+        self.assert_unchanged(streams)
+        self.assertGreater(sum(len(moves(stream)) for stream in streams), NUM_STREAMS)
+        figure("4 deaths of 3 workers in a row with the default flags: longest pause of a stream",
+               1000 * max(max(stream.gaps_over(0)) for stream in streams), "ms")
 
     def test_without_an_equal_worker_streams_end_unavailable(self):
         self.start("--migration-timeout", 0.3, workers=1)
