@@ -128,16 +128,17 @@ class FlagsTest(unittest.TestCase):
                             "--admin-address", coordinator.address)
 
     def test_a_variable_that_no_setting_has_is_named(self):
-        log = Stage.of_test(self).coordinator(environment={"QUIRE_MAX_STRAEMS": "1"}).log()
-        self.assertRegex(log, "warning.*QUIRE_MAX_STRAEMS")
+        process = Stage.of_test(self).coordinator(environment={"QUIRE_MAX_STRAEMS": "1"})
+        process.wait_logged("QUIRE_MAX_STRAEMS")
+        self.assertRegex(process.log(), "warning.*QUIRE_MAX_STRAEMS")
 
     def test_the_log_says_where_each_value_comes_from(self):
         stage = Stage.of_test(self)
         config = self.config("drain-timeout = 7\nmax-streams = 9\n")
-        log = stage.coordinator(*config, "--max-streams", 11, environment={"QUIRE_TOKENIZER_THREADS": "3"}).log()
+        process = stage.coordinator(*config, "--max-streams", 11, environment={"QUIRE_TOKENIZER_THREADS": "3"})
         for line in ("drain-timeout=7 (file)", "max-streams=11 (command line)", "tokenizer-threads=3 (environment)",
                      "host=127.0.0.1 (default)", "insecure=false (default)"):
-            self.assertIn(f"setting {line}", log)
+            process.wait_logged(f"setting {line}")
 
 
 if __name__ == "__main__":

@@ -134,6 +134,10 @@ class Process:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
+    def wait_logged(self, text: str) -> None:
+        """A thread of its own writes the log: what was said may not be there yet."""
+        wait_until(lambda: text in self.log(), f"the log saying: {text}")
+
     def last_words(self) -> str:
         """The end of the log, for an error message; all of a sanitizer's report."""
         log = self.log()

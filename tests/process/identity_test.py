@@ -94,6 +94,7 @@ class IdentityTest(unittest.TestCase):
         again = self.service.run(message)
         self.assertEqual(again.tokens, first.tokens)
         self.assertEqual(again.finished, first.finished)
+        self.worker.wait_logged("request id=done ")
         self.assertEqual(self.worker.log().count("request id=done "), 1)
         rest = self.service.run(request(new=NUM_TOKENS, request_id="done", resume=resume(*self.expected[:-10])))
         self.assertEqual(rest.tokens[0], self.expected[-10:])

@@ -319,7 +319,7 @@ class JoinTokenTest(SecurityTest):
         for worker, words in ((none, "sent no token"), (wrong, "another token")):
             wait_until(lambda worker=worker: "PERMISSION_DENIED" in worker.log(), "the worker's warning")
             self.assertRegex(worker.log(), f" W .*PERMISSION_DENIED.*--join-token-file.*{words}")
-        self.assertIn("--join-token-file", coordinator.log())
+        coordinator.wait_logged("--join-token-file")
         right = self.stage.fake_worker(model, *flags, "--join-token-file", self.token_file(name="same"))
         (load,) = service.wait_ready()
         self.assertEqual(load.name, right.address)
