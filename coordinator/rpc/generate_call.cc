@@ -109,6 +109,11 @@ GenerateCall::GenerateCall(InferenceService* service, grpc::ServerCompletionQueu
 
 GenerateCall::~GenerateCall() { ready_->RemoveCall(); }
 
+void GenerateCall::Served() {
+  request_.Clear();
+  Release();
+}
+
 void GenerateCall::Finish(const absl::Status& status) { stream_.Finish(ToGrpc(status), &finish_); }
 
 void GenerateCall::LimitDelivery() {
@@ -124,9 +129,7 @@ void GenerateCall::On(Event event, bool ok) {
       // Otherwise the server shuts down, and no client came; nothing else is told of this call.
       if (!ok) return delete this;
       new GenerateCall(service_, arrivals_, queue_, ready_);
-      service_->Generate(this);
-      request_.Clear();
-      return Release();
+      return service_->Generate(this);
     case Event::kWritten:
       return writer_->WriteDone(ok);
     case Event::kFinished:

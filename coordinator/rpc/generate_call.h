@@ -60,7 +60,8 @@ class ClientWriter final : public ClientSink, public std::enable_shared_from_thi
 // The gRPC call of one client: takes bytes, since gRPC answers what is no GenerateRequest as if
 // there were no such method, and writes serialized GenerateEvents. Waits for its client, makes the
 // next call that waits, is served, and deletes itself. Comes in the arrivals' thread, which looks
-// at the request; all that follows is of its queue's thread, which must not wait for that.
+// at the request, or has the work pool look at a large one; all that follows is of its queue's
+// thread, which must not wait for that.
 class GenerateCall {
  public:
   // What a completion queue hands back.
@@ -78,6 +79,9 @@ class GenerateCall {
   const std::shared_ptr<ClientWriter>& writer() const { return writer_; }
   // Holds the table's slot until the call is over.
   void Hold(std::shared_ptr<void> slot) { slot_ = std::move(slot); }
+
+  // The service has looked at the request, and does not use this any more.
+  void Served();
 
   // `message` stays until the write is over.
   void StartWrite(const grpc::ByteBuffer& message) { stream_.Write(message, &written_); }

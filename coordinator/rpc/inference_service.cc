@@ -28,6 +28,13 @@ constexpr double kTenantShareOfPool = 0.5;
 // have such a name.
 constexpr char kTextCalls[] = "\n";
 constexpr double kTextCallsShareOfPool = 0.125;
+// Requests up to this size are read as they arrive: it takes less time than a turn in the pool.
+constexpr size_t kSmallRequestBytes = 64 << 10;
+// Of what waits to be read, for the calls of one machine.
+constexpr double kHostShareOfPool = 0.5;
+
+// "ipv4:10.0.0.1:1234" without the port.
+std::string HostOf(const std::string& peer) { return peer.substr(0, peer.rfind(':')); }
 
 std::string MakeRequestId() {
   // From the system: whoever guesses another's id could cancel the request or take it over.
@@ -116,23 +123,44 @@ InferenceService::InferenceService(const Context& context)
 
 void InferenceService::Generate(GenerateCall* call) {
   const int64_t received_at = SteadyMicros();
+  const size_t num_bytes = call->request().Length();
+  if (num_bytes <= kSmallRequestBytes) {
+    Serve(call, received_at);
+    return call->Served();
+  }
+  // Those that come after it do not wait until it is read, but for others of the same machine.
+  const WorkPool::Terms terms{"\n" + HostOf(call->context().peer()), num_bytes, kHostShareOfPool};
+  const bool posted = context_.work_pool->Post(
+      [this, call, received_at] {
+        Serve(call, received_at);
+        call->Served();
+      },
+      terms);
+  if (posted) return;
+  Refuse(call, {}, received_at, PoolIsFull(context_.work_pool));
+  call->Served();
+}
+
+void InferenceService::Refuse(GenerateCall* call, const v1::GenerateRequest& request,
+                              int64_t received_at, const absl::Status& status) const {
+  // Names that were not checked do not get into the log.
+  RequestRecord record;
+  if (ValidateName(request.request_id(), "request_id").ok()) {
+    record.request_id = request.request_id();
+  }
+  record.status = status;
+  record.total = SteadyMicros() - received_at;
+  if (context_.on_refused) context_.on_refused(record);
+  call->writer()->Abort(status);
+}
+
+void InferenceService::Serve(GenerateCall* call, int64_t received_at) {
   v1::GenerateRequest request;
   ResumeTokens resume;
   const absl::Status valid =
       Parse(call->request(), &request) ? Admit(&request, context_.streams, &resume) : NotARequest();
   const std::shared_ptr<ClientWriter> writer = call->writer();
-  const auto refuse = [&](const absl::Status& status) {
-    // Names that were not checked do not get into the log.
-    RequestRecord record;
-    if (ValidateName(request.request_id(), "request_id").ok()) {
-      record.request_id = request.request_id();
-    }
-    record.status = status;
-    record.total = SteadyMicros() - received_at;
-    if (context_.on_refused) context_.on_refused(record);
-    writer->Abort(status);
-  };
-  if (!valid.ok()) return refuse(valid);
+  if (!valid.ok()) return Refuse(call, request, received_at, valid);
   const std::string request_id =
       request.request_id().empty() ? MakeRequestId() : request.request_id();
   const std::string fingerprint = Fingerprint(request);
@@ -148,7 +176,7 @@ void InferenceService::Generate(GenerateCall* call) {
                                                  context_.stream);
         },
         request.tenant(), has_run);
-    if (!found.ok()) return refuse(found.status());
+    if (!found.ok()) return Refuse(call, request, received_at, found.status());
     call->Hold(std::move(found->slot));
     stream = std::move(found->stream);
     is_new = found->is_new;

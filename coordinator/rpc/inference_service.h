@@ -76,6 +76,10 @@ class InferenceService final : public InferenceMethods {
     uint32_t vocabulary_size = 0;  // the model's, which may be larger than the tokenizer's
   };
   // Checks, tokenizes and begins a request, on the work pool.
+  // What a call asked for that came then (steady, microseconds): begins it, or refuses it.
+  void Serve(GenerateCall* call, int64_t received_at);
+  void Refuse(GenerateCall* call, const v1::GenerateRequest& request, int64_t received_at,
+              const absl::Status& status) const;
   void Prepare(const v1::GenerateRequest& request, const ResumeTokens& resume,
                const std::shared_ptr<RequestStream>& stream) const;
   // Runs `work` on the pool and finishes the call with its status.

@@ -285,7 +285,9 @@ TEST_F(WithoutPoolThreadsTest, ARequestThatHasEndedIsNotTokenized) {
       const absl::Status status = Generate(request);
       EXPECT_TRUE(cancels ? absl::IsCancelled(status) : absl::IsInvalidArgument(status)) << status;
     });
-    while (streams_.num_live() == 0) coordinator_.WaitForTick();
+    while (streams_.num_live() == 0) {  // reading it is work as well
+      if (!pool_.RunOne()) coordinator_.WaitForTick();
+    }
     if (cancels) streams_.FindLive("cancelled")->Cancel();
     micros[cancels] = RunOneMicros();
     call.join();
@@ -356,6 +358,40 @@ TEST_F(InferenceServiceTest, AnAnswerBeyondAMessageIsRefused) {
     EXPECT_EQ(FieldOf(status), "token_ids");
     EXPECT_THAT(std::string(status.message()), HasSubstr("4194304 bytes"));
   }
+}
+
+TEST_F(InferenceServiceTest, ALargeRequestIsServedAndRefusedAsASmallOneIs) {
+  StartWorker();
+  v1::GenerateRequest large = Request("large");
+  large.mutable_resume()->add_choices();
+  large.mutable_stop()->set_ignore_eos(true);
+  const std::string padding(100'000, 'x');
+  large.GetReflection()->MutableUnknownFields(&large)->AddLengthDelimited(1000, padding);
+  EXPECT_TRUE(Generate(large).ok());
+  large.set_request_id("large and wrong");
+  large.mutable_sampling()->set_temperature(-1);
+  EXPECT_TRUE(absl::IsInvalidArgument(Generate(large)));
+  ASSERT_EQ(refused().size(), 1u);
+  EXPECT_EQ(refused()[0].request_id, "large and wrong");
+  EXPECT_TRUE(Generate(Request("small")).ok());
+}
+
+TEST_F(InferenceServiceTest, LargeRequestsOfClientsThatGoAwayLeaveNothing) {
+  StartWorker();
+  v1::GenerateRequest large = Request("");
+  large.set_text(std::string(2'000'000, 'x'));
+  large.clear_token_ids();
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateEvent>>> readers;
+  for (int i = 0; i < 40; ++i) {
+    large.set_request_id(std::to_string(i));
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    readers.push_back(stub_->Generate(contexts.back().get(), large));
+    if (i % 2 == 0) contexts.back()->TryCancel();
+  }
+  for (const auto& context : contexts) context->TryCancel();
+  for (const auto& reader : readers) EXPECT_FALSE(reader->Finish().ok());
+  EXPECT_TRUE(Generate(Request("next")).ok());
 }
 
 }  // namespace
