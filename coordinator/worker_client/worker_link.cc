@@ -288,15 +288,17 @@ void WorkerLink::EndSession(WorkerLoss loss, const absl::Status& status) {
 
 void WorkerLink::OnClosed(uint64_t session, const absl::Status& status) {
   const std::string why = Printable(status.message(), kMaxWhyBytes);
+  WorkerLoss loss = WorkerLoss::kGone;
   {
     MutexLock lock(mutex_);
     if (session != session_ || closed_session_ >= session) return;
+    if (load_.draining()) loss = WorkerLoss::kUnheard;  // it said that it would go
     if (opened_) {
       LogWarning(absl::StrCat("worker ", info_.name(), " at ", address_, " is lost: ", why));
     }
     if (opened_ || why_.empty() || why_ == "connecting") why_ = why;
   }
-  EndSession(WorkerLoss::kGone, absl::UnavailableError(absl::StrCat("the worker is lost: ", why)));
+  EndSession(loss, absl::UnavailableError(absl::StrCat("the worker is lost: ", why)));
   RetryAfter(kRetryMicros, [](WorkerLink& link) { link.Connect(); });
 }
 

@@ -345,6 +345,23 @@ TEST_F(MigrationTest, LosingSightOfWorkersMakesNoSuspect) {
   EXPECT_EQ(run.client->tokens(), Expected(480));
 }
 
+TEST_F(MigrationTest, TheEndOfADrainMakesNoSuspect) {
+  coordinator_.set_quarantine_after(1);
+  StartWorker("a:1", {.step_micros = 20'000});
+  Run run = Start("r", Prepared(60));
+  for (int round = 0; round < 3; ++round) {
+    run.client->WaitForTokens(run.client->tokens().size() + 1);
+    network_.Worker("a:1")->table().StartDraining();
+    while (coordinator_.registry().Views()[0].state != v1::WorkerLoad::DRAINING) {
+      coordinator_.WaitForTick();
+    }
+    network_.Kill("a:1");
+    Restart("a:1", {.step_micros = 20'000});
+  }
+  ASSERT_TRUE(run.client->WaitForEnd().ok());
+  EXPECT_EQ(run.client->tokens(), Expected(60));
+}
+
 TEST_F(MigrationTest, ASuspectRunsAloneAndIsQuarantinedIfThatWorkerIsLostToo) {
   coordinator_.set_quarantine_after(2);
   // Nothing comes far at 0.3 s a token.
