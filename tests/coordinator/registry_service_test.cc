@@ -7,7 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include "tests/coordinator/in_process_cluster.h"
-#include "tests/coordinator/recording_sink.h"
+#include "tests/fakes/recording_sink.h"
 
 namespace quire {
 namespace {
@@ -35,8 +35,9 @@ class JoinHandlerTest : public testing::Test {
 
 TEST_F(JoinHandlerTest, WhatCannotBeAWorkerIsRefused) {
   handler_->OnMessage(Announced("x\n2026-01-01 W quire-coordinator forged"));
-  EXPECT_TRUE(absl::IsInvalidArgument(sink_->closed)) << sink_->closed;
-  EXPECT_THAT(sink_->closed.message(), HasSubstr("WorkerStatus.worker.name"));
+  ASSERT_TRUE(sink_->closed.has_value());
+  EXPECT_TRUE(absl::IsInvalidArgument(*sink_->closed)) << *sink_->closed;
+  EXPECT_THAT(sink_->closed->message(), HasSubstr("WorkerStatus.worker.name"));
   EXPECT_TRUE(coordinator_.registry().Views().empty());
   EXPECT_TRUE(sink_->written.empty());
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "tests/fakes/recording_sink.h"
 #include "tests/worker/rpc/test_coordinator.h"
 #include "worker/rpc/session_table.h"
 
@@ -48,10 +49,10 @@ class SessionShareTest : public testing::Test {
       submit = MakeSubmit(++last_key_, {1}, 5);
       submit.set_request_id("");
       submit.mutable_parameters()->set_n(num_choices);
-      sink_->events.clear();
+      sink_->written.clear();
       connection_->OnMessage(request);
-      if (sink_->events.empty()) return true;
-      const worker::v1::Rejected& rejected = sink_->events.back().rejected();
+      if (sink_->written.empty()) return true;
+      const worker::v1::Rejected& rejected = sink_->written.back().rejected();
       EXPECT_EQ(rejected.status_code(), static_cast<int>(absl::StatusCode::kResourceExhausted));
       EXPECT_GT(rejected.retry_after_ms(), 0u);
       return false;
@@ -65,7 +66,7 @@ class SessionShareTest : public testing::Test {
     uint64_t last_key() const { return last_key_; }
     // The newest that it was told.
     worker::v1::Load load() const {
-      for (auto event = sink_->events.rbegin(); event != sink_->events.rend(); ++event) {
+      for (auto event = sink_->written.rbegin(); event != sink_->written.rend(); ++event) {
         if (event->has_load()) return event->load();
       }
       return {};
@@ -76,14 +77,7 @@ class SessionShareTest : public testing::Test {
     }
 
    private:
-    struct Sink final : SessionTable::Sink {
-      bool Write(SessionEvent event) override {
-        events.push_back(std::move(event));
-        return true;
-      }
-      void Close(absl::Status) override {}
-      std::vector<SessionEvent> events;
-    };
+    using Sink = RecordingSink<SessionEvent>;
     const std::shared_ptr<Sink> sink_;
     std::unique_ptr<SessionTable::Handler> connection_;
     uint64_t last_key_ = 0;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/fakes/recording_sink.h"
 #include "tests/worker/rpc/session_fixture.h"
 
 namespace quire {
@@ -280,16 +281,8 @@ TEST_F(SessionTableTest, EndAllTellsEveryChoice) {
 // Connections driven by hand: what they are told is kept, and nothing happens on other threads.
 class SessionOpenTest : public SessionTest {
  protected:
-  class Sink final : public SessionTable::Sink {
-   public:
-    bool Write(SessionEvent event) override {
-      events.push_back(std::move(event));
-      return true;
-    }
-    void Close(absl::Status status) override { closed = std::move(status); }
-    std::vector<SessionEvent> events;
-    std::optional<absl::Status> closed;
-  };
+  using Sink = RecordingSink<SessionEvent>;
+
   static SessionRequest Open(const std::string& id, uint32_t protocol) {
     SessionRequest request;
     request.mutable_open()->set_coordinator_id(id);
@@ -311,7 +304,7 @@ TEST_F(SessionOpenTest, TheFirstMessageMustBeAGoodOpen) {
     connection->OnMessage(first);
     ASSERT_TRUE(sink->closed.has_value());
     EXPECT_EQ(sink->closed->code(), absl::StatusCode::kFailedPrecondition);
-    EXPECT_TRUE(sink->events.empty());
+    EXPECT_TRUE(sink->written.empty());
     connection->OnClosed(absl::OkStatus());
   }
 }
@@ -327,17 +320,17 @@ TEST_F(SessionOpenTest, ANewerConnectionSupersedesAnOlderOne) {
   EXPECT_EQ(old_sink->closed->code(), absl::StatusCode::kAborted);
 
   // Late words of the older one count for nothing.
-  const size_t events = new_sink->events.size();
+  const size_t events = new_sink->written.size();
   SessionRequest submit;
   *submit.mutable_submit() = MakeSubmit(1, {1}, 5);
   old_connection->OnMessage(submit);
   old_connection->OnMessage(Ping());
   old_connection->OnClosed(absl::UnavailableError("gone"));
   EXPECT_TRUE(table_.WaitUntilIdle(0));
-  EXPECT_EQ(new_sink->events.size(), events);
+  EXPECT_EQ(new_sink->written.size(), events);
 
   new_connection->OnMessage(Ping());
-  EXPECT_TRUE(new_sink->events.back().has_pong());
+  EXPECT_TRUE(new_sink->written.back().has_pong());
   new_connection->OnClosed(absl::OkStatus());
 }
 

@@ -1,6 +1,7 @@
-#ifndef QUIRE_TESTS_COORDINATOR_RECORDING_SINK_H_
-#define QUIRE_TESTS_COORDINATOR_RECORDING_SINK_H_
+#ifndef QUIRE_TESTS_FAKES_RECORDING_SINK_H_
+#define QUIRE_TESTS_FAKES_RECORDING_SINK_H_
 
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -20,9 +21,9 @@ class RecordingSink final : public MessageSink<Message> {
   void Close(absl::Status status) override { closed = std::move(status); }
 
   std::vector<Message> written;
-  absl::Status closed;
+  std::optional<absl::Status> closed;
 };
 
 }  // namespace quire
 
-#endif  // QUIRE_TESTS_COORDINATOR_RECORDING_SINK_H_
+#endif  // QUIRE_TESTS_FAKES_RECORDING_SINK_H_
