@@ -1,10 +1,12 @@
 #ifndef QUIRE_COMMON_PRINTABLE_H_
 #define QUIRE_COMMON_PRINTABLE_H_
 
+#include <cstdint>
 #include <string>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 
 namespace quire {
@@ -29,6 +31,11 @@ inline std::string LogValue(absl::string_view name) {
   bool is_plain = !name.empty();
   for (const char c : name) is_plain &= IsPrintable(c) && c != ' ' && c != '"' && c != '=';
   return is_plain ? std::string(name) : absl::StrCat("\"", absl::CEscape(name), "\"");
+}
+
+// " NAME=12.3" for a line of the log; nothing for a time that is none, which is negative.
+inline std::string LogMillis(absl::string_view name, int64_t micros) {
+  return micros < 0 ? "" : absl::StrFormat(" %s=%.1f", name, micros / 1e3);
 }
 
 }  // namespace quire

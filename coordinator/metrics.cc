@@ -69,9 +69,7 @@ std::string RequestLogLine(const RequestRecord& record) {
       LogValue(record.request_id), LogValue(record.model), LogValue(record.worker),
       LogValue(record.tenant), absl::StatusCodeToString(record.status.code()), record.choices,
       record.prompt_tokens, record.cached_tokens, record.output_tokens,
-      record.first_token < 0 ? ""
-                             : absl::StrFormat(" first_token_ms=%.1f", record.first_token / 1e3),
-      record.total / 1e3, Why(record.status));
+      LogMillis("first_token_ms", record.first_token), record.total / 1e3, Why(record.status));
 }
 
 void LogRequest(const RequestRecord& record) { LogInfo(RequestLogLine(record)); }

@@ -113,9 +113,8 @@ void LogRequest(const SessionTable::RequestRecord& record) {
       "total_ms=%.1f%s%s",
       LogValue(record.request_id), absl::StatusCodeToString(record.status.code()), record.choices,
       record.prompt_tokens, record.cached_tokens, record.output_tokens, record.queued / 1e3,
-      record.first_token < 0 ? ""
-                             : absl::StrFormat(" first_token_ms=%.1f", record.first_token / 1e3),
-      record.total / 1e3, record.status.ok() ? "" : " why=", std::string(record.status.message())));
+      LogMillis("first_token_ms", record.first_token), record.total / 1e3,
+      record.status.ok() ? "" : " why=", std::string(record.status.message())));
 }
 
 std::string MakeIncarnation() {

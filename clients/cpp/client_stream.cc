@@ -94,6 +94,7 @@ v1::GenerateRequest ClientStream::RequestForNow() const {
 void ClientStream::Connect() {
   auto context = std::make_shared<LeasedContext>(targets_);
   if (timeout_.has_value()) {
+    // Not timeout_ms as well: the server ends that itself, and says where the request was.
     context->context.set_deadline(
         After(std::chrono::microseconds(*timeout_) -
               std::chrono::microseconds(SteadyMicros() - started_micros_)));

@@ -165,7 +165,7 @@ void InferenceService::Serve(GenerateCall* call, int64_t received_at) {
       request.request_id().empty() ? MakeRequestId() : request.request_id();
   const std::string fingerprint = Fingerprint(request);
   const Deadline deadline = DeadlineOf(call->context(), request);
-  const bool has_run = resume.has_tokens();  // at another coordinator, or here before
+  const bool is_resumed = resume.has_tokens();  // at another coordinator, or here before
   std::shared_ptr<RequestStream> stream;
   bool is_new = false;
   for (bool attached = false; !attached;) {
@@ -175,7 +175,7 @@ void InferenceService::Serve(GenerateCall* call, int64_t received_at) {
           return std::make_shared<RequestStream>(next_key_.fetch_add(1), request_id, fingerprint,
                                                  context_.stream);
         },
-        request.tenant(), has_run);
+        request.tenant(), is_resumed);
     if (!found.ok()) return Refuse(call, request, received_at, found.status());
     call->Hold(std::move(found->slot));
     stream = std::move(found->stream);
@@ -189,7 +189,7 @@ void InferenceService::Serve(GenerateCall* call, int64_t received_at) {
   // Nobody else begins a new request, though another client may have taken it over already.
   if (!is_new) return;
   // One that has run already waits for room.
-  if (!has_run) {
+  if (!is_resumed) {
     if (absl::Status full = context_.placer->CheckRoom(request); !full.ok()) {
       stream->End(full);
       return;

@@ -12,9 +12,9 @@ absl::StatusOr<PreparedRequest> PrepareRequest(const v1::GenerateRequest& reques
                                                const Placer& placer, bool separate_tenants) {
   const auto target = placer.Resolve(request.model(), request.engine(), request.worker());
   if (!target.ok()) return target.status();
-  // One that has run goes on where there is room enough for it: Place looks for that.
-  const bool has_run = !request.resume().numerics_id().empty();
-  const ModelLimits limits{has_run ? target->most_context_length : target->context_length,
+  // One that was accepted before goes on where there is room enough for it: Place looks for that.
+  const bool was_accepted = !request.resume().numerics_id().empty();
+  const ModelLimits limits{was_accepted ? target->most_context_length : target->context_length,
                            target->vocabulary_size};
   auto prompt = MakePrompt(request, *target->model, limits);
   if (!prompt.ok()) return prompt.status();

@@ -259,7 +259,8 @@ void RequestStream::StartMoving(std::string why) {
 }
 
 bool RequestStream::CountLoss(WorkerLoss loss) {
-  if (loss == WorkerLoss::kUnheard || context_.quarantine_after == 0) return false;
+  if (loss == WorkerLoss::kUnheard || loss == WorkerLoss::kDrained) return false;
+  if (context_.quarantine_after == 0) return false;
   const int64_t now = context_.timers->Now();
   std::erase_if(losses_, [now](int64_t at) { return now - at > kLossMicros; });
   losses_.push_back(now);
@@ -323,13 +324,13 @@ void RequestStream::OnWorkerLost(uint32_t attempt, WorkerLoss loss, const absl::
       EndLocked(error_.ok() ? WithRetryDelay(status, kRetryDelayMs) : error_, &effects);
     } else if (CountLoss(loss)) {
       effects.is_quarantined = true;
-      EndLocked(absl::FailedPreconditionError(
-                    absl::StrCat("quarantined: ", losses_.size(),
-                                 " workers were lost while they ran this request, none of which "
-                                 "came far beyond the one "
-                                 "before, and the last had nothing else of this coordinator: ",
-                                 status.message())),
-                &effects);
+      EndLocked(
+          absl::FailedPreconditionError(absl::StrCat(
+              "quarantined: ", losses_.size(),
+              " workers were lost while they ran this request, none of which "
+              "came far beyond the one before, and the last had nothing else of this coordinator: ",
+              status.message())),
+          &effects);
     } else {
       LeaveWorker(status);
     }

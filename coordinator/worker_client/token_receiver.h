@@ -14,7 +14,8 @@ namespace quire {
 enum class WorkerLoss {
   kGone,     // its connection ended
   kHangs,    // it answers, and its engine settles no step
-  kUnheard,  // it was silent or deaf, or drained to its end, or the coordinator gave it up
+  kDrained,  // it ended as it had said that it would
+  kUnheard,  // it was silent or deaf, or the coordinator gave it up
 };
 
 // Hears what a worker says of one request. `attempt` tells which placement of the request speaks:

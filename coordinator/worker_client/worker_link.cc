@@ -292,7 +292,7 @@ void WorkerLink::OnClosed(uint64_t session, const absl::Status& status) {
   {
     MutexLock lock(mutex_);
     if (session != session_ || closed_session_ >= session) return;
-    if (load_.draining()) loss = WorkerLoss::kUnheard;  // it said that it would go
+    if (load_.draining()) loss = WorkerLoss::kDrained;
     if (opened_) {
       LogWarning(absl::StrCat("worker ", info_.name(), " at ", address_, " is lost: ", why));
     }

@@ -68,7 +68,7 @@ MUTANTS = (
     Mutant("a suspect that goes on stays one", _REQUEST_STREAM,
            "if (!losses_.empty()) ClearLosses(&effects);", "", _STREAM),
     Mutant("silence counts as a death", _PLACEMENT,
-           "loss == WorkerLoss::kUnheard || context_.quarantine_after == 0", "context_.quarantine_after == 0",
+           "loss == WorkerLoss::kUnheard || loss", "loss",
            _STREAM),
     Mutant("a worker that gives a request up is asked again at once", _REQUEST_STREAM,
            "      if (link_ != nullptr) refused_.insert(link_->number());\n      LeaveWorker", "      LeaveWorker", _STREAM),
