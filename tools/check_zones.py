@@ -37,6 +37,7 @@ RULES = [
     ("text/", re.compile(r"^(worker|coordinator|scheduler|clients|common)/"), "text/ stands alone"),
     ("common/", re.compile(r"^(worker|coordinator|scheduler|clients|text)/"), "common/ is below everything else"),
 ]
+CHANNEL = re.compile(r"\bgrpc::Create(Custom)?Channel\(")
 TORCH_FOLDERS = ("worker/device/torch_baseline/", "worker/device/cuda/", "tests/worker/device/torch_baseline/",
                  "tests/worker/device/cuda/", "benchmarks/torch/")
 
@@ -62,8 +63,12 @@ def main():
             if file.suffix not in (".h", ".cc", ".cu", ".cuh") or "target" in file.parts:
                 continue
             path = file.relative_to(root).as_posix()
-            includes = [(number, match.group(1)) for number, text in enumerate(file.read_text().splitlines(), 1)
-                        if (match := INCLUDE.match(text))]
+            lines = file.read_text().splitlines()
+            includes = [(number, match.group(1)) for number, text in enumerate(lines, 1) if (match := INCLUDE.match(text))]
+            for number, text in enumerate(lines, 1):
+                if CHANNEL.search(text) and path != "common/channel.cc":
+                    print(f"{path}:{number}: channels are made by common/channel.h", file=sys.stderr)
+                    failures += 1
             for line, name, rule in broken_rules(path, includes):
                 print(f"{path}:{line}: includes {name}: {rule}", file=sys.stderr)
                 failures += 1

@@ -28,6 +28,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "benchmarks/relay/board.h"
+#include "common/channel.h"
 #include "common/mutex.h"
 #include "common/server_limits.h"
 #include "common/sha256.h"
@@ -285,7 +286,7 @@ class MockWorker final : public worker::v1::Worker::CallbackService {
 
   void Join(const std::string& coordinator) {
     stub_ = worker::v1::Registry::NewStub(
-        grpc::CreateChannel(coordinator, grpc::InsecureChannelCredentials()));
+        NewChannel(coordinator, grpc::InsecureChannelCredentials()));
     join_ = stub_->Join(&join_context_);
     worker::v1::WorkerStatus status;
     status.set_address(address_);

@@ -22,6 +22,7 @@
 #include "absl/strings/str_split.h"
 #include "benchmarks/relay/board.h"
 #include "clients/cli/sample_stats.h"
+#include "common/channel.h"
 #include "common/grpc_stream.h"
 #include "common/mutex.h"
 #include "common/server_limits.h"
@@ -188,7 +189,7 @@ class DirectReader final : public MessageHandler<SessionEvent> {
 std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return NewChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
 // Processor time that a process has used so far, in seconds.

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "clients/cli/connection_flags.h"
 #include "clients/cli/proto_json.h"
+#include "common/channel.h"
 #include "common/credentials.h"
 #include "common/keepalive.h"
 #include "common/rpc_status.h"
@@ -42,7 +43,7 @@ absl::Status DrainCommand::Run() {
   for (const Address& target : targets_) {
     const std::string name = target.ToString();
     const auto stub = admin::v1::Admin::NewStub(
-        grpc::CreateCustomChannel(name, credentials.channel(), arguments));
+        NewChannel(name, credentials.channel(), arguments));
     grpc::ClientContext context;
     admin::v1::DrainReport report;
     const absl::Status status = FromGrpc(stub->Drain(&context, request, &report));

@@ -1,7 +1,7 @@
 #include "clients/cpp/targets.h"
 
-#include <grpcpp/create_channel.h>
 #include <grpcpp/support/channel_arguments.h>
+#include "common/channel.h"
 #include "common/keepalive.h"
 #include "common/steady_deadline.h"
 
@@ -16,7 +16,7 @@ Targets::Targets(const std::vector<Address>& addresses,
   for (const Address& address : addresses) {
     Target& target = targets_.emplace_back();
     target.name = address.ToString();
-    target.channel = grpc::CreateCustomChannel(target.name, credentials, arguments);
+    target.channel = NewChannel(target.name, credentials, arguments);
     target.stub = v1::Inference::NewStub(target.channel);
   }
 }

@@ -1,3 +1,4 @@
+#include "common/channel.h"
 #include "common/etcd/etcd_client.h"
 
 #include <grpcpp/grpcpp.h>
@@ -144,7 +145,7 @@ EtcdClient::EtcdClient(const std::vector<std::string>& endpoints,
     SetReconnect(&arguments, /*max_pause_ms=*/1000);
     SetKeepalive(&arguments);
     arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
-    const auto channel = grpc::CreateCustomChannel(endpoint, credentials, arguments);
+    const auto channel = NewChannel(endpoint, credentials, arguments);
     members_.push_back({endpoint, channel, etcdserverpb::KV::NewStub(channel),
                         etcdserverpb::Lease::NewStub(channel),
                         etcdserverpb::Watch::NewStub(channel)});
@@ -171,13 +172,14 @@ void EtcdClient::Call(const Request& request, Done<Response> done, Start start) 
   SetDeadline(&state->context);
   if (!calls_->Add(&state->context)) return;
   start(Connected(), &state->context, &state->request, &state->response,
-        [state, calls = calls_](const grpc::Status& status) {
+        [state, calls = calls_](const grpc::Status& status) mutable {
           calls->Forget(&state->context);
           if (status.ok()) {
             state->done(std::move(state->response));
           } else {
             state->done(FromGrpc(status));
           }
+          state.reset();  // with its hold on the channel
           calls->Release();
         });
 }

@@ -5,6 +5,7 @@
 #include <grpcpp/grpcpp.h>
 #include <quire/worker/v1/worker.grpc.pb.h>
 #include "absl/strings/str_cat.h"
+#include "common/channel.h"
 #include "common/grpc_stream.h"
 #include "common/keepalive.h"
 #include "common/sha256.h"
@@ -93,7 +94,7 @@ class GrpcWorkerConnector final : public WorkerConnector {
     arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
     // Each worker has a connection of its own, so that none waits behind another's data.
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    channel_ = grpc::CreateCustomChannel(address, credentials, arguments);
+    channel_ = NewChannel(address, credentials, arguments);
     stub_ = worker::v1::Worker::NewStub(channel_);
   }
 

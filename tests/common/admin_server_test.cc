@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "common/channel.h"
+
 namespace quire {
 namespace {
 
@@ -26,7 +28,7 @@ class AdminServerTest : public testing::Test {
     EXPECT_TRUE(started.ok()) << started.status();
     server_ = *std::move(started);
     stub_ = admin::v1::Admin::NewStub(
-        grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials()));
+        NewChannel(server_->address(), grpc::InsecureChannelCredentials()));
   }
 
   struct Call {

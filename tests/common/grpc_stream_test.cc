@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/channel.h"
 #include "tests/fakes/recording_handler.h"
 
 namespace quire {
@@ -188,7 +189,7 @@ class GrpcStreamTest : public testing::Test {
 
   void Dial() {
     stub_ = worker::v1::Worker::NewStub(
-        grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
+        NewChannel(address_, grpc::InsecureChannelCredentials()));
     client_ = std::make_shared<ClientHandler>();
     sink_ = GrpcClientStream<SessionRequest, SessionEvent>::Start(
         kLimits, client_, [this](grpc::ClientContext* context, auto* reactor) {

@@ -6,6 +6,7 @@
 
 #include <grpcpp/grpcpp.h>
 #include "absl/strings/str_cat.h"
+#include "common/channel.h"
 #include "common/clock.h"
 #include "common/grpc_stream.h"
 #include "common/join_token.h"
@@ -83,7 +84,7 @@ JoinClient::JoinClient(const std::string& coordinator, WorkerStatus announcement
   grpc::ChannelArguments arguments;
   SetReconnect(&arguments, /*max_pause_ms=*/400);
   SetKeepalive(&arguments);
-  channel_ = grpc::CreateCustomChannel(coordinator, credentials, arguments);
+  channel_ = NewChannel(coordinator, credentials, arguments);
   stub_ = worker::v1::Registry::NewStub(channel_);
 }
 

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "common/channel.h"
 #include "common/sha256.h"
 #include "tests/worker/rpc/session_fixture.h"
 #include "worker/rpc/model_files.h"
@@ -31,7 +32,7 @@ class WorkerServiceTest : public SessionTest {
     builder.RegisterService(&service_);
     server_ = builder.BuildAndStart();
     stub_ = worker::v1::Worker::NewStub(
-        grpc::CreateChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials()));
+        NewChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials()));
   }
   ~WorkerServiceTest() override { server_->Shutdown(std::chrono::system_clock::now()); }
 
