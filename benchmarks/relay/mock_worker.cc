@@ -285,8 +285,8 @@ class MockWorker final : public worker::v1::Worker::CallbackService {
   const std::string& address() const { return address_; }
 
   void Join(const std::string& coordinator) {
-    stub_ = worker::v1::Registry::NewStub(
-        NewChannel(coordinator, grpc::InsecureChannelCredentials()));
+    stub_ =
+        worker::v1::Registry::NewStub(NewChannel(coordinator, grpc::InsecureChannelCredentials()));
     join_ = stub_->Join(&join_context_);
     worker::v1::WorkerStatus status;
     status.set_address(address_);

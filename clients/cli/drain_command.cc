@@ -42,8 +42,7 @@ absl::Status DrainCommand::Run() {
   const Credentials credentials(tls_);
   for (const Address& target : targets_) {
     const std::string name = target.ToString();
-    const auto stub = admin::v1::Admin::NewStub(
-        NewChannel(name, credentials.channel(), arguments));
+    const auto stub = admin::v1::Admin::NewStub(NewChannel(name, credentials.channel(), arguments));
     grpc::ClientContext context;
     admin::v1::DrainReport report;
     const absl::Status status = FromGrpc(stub->Drain(&context, request, &report));

@@ -1,4 +1,3 @@
-#include "common/channel.h"
 #include "common/etcd/etcd_client.h"
 
 #include <grpcpp/grpcpp.h>
@@ -7,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "common/channel.h"
 #include "common/grpc_stream.h"
 #include "common/keepalive.h"
 #include "common/mutex.h"

@@ -188,8 +188,7 @@ class GrpcStreamTest : public testing::Test {
   }
 
   void Dial() {
-    stub_ = worker::v1::Worker::NewStub(
-        NewChannel(address_, grpc::InsecureChannelCredentials()));
+    stub_ = worker::v1::Worker::NewStub(NewChannel(address_, grpc::InsecureChannelCredentials()));
     client_ = std::make_shared<ClientHandler>();
     sink_ = GrpcClientStream<SessionRequest, SessionEvent>::Start(
         kLimits, client_, [this](grpc::ClientContext* context, auto* reactor) {
