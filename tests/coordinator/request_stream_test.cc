@@ -276,6 +276,7 @@ TEST_F(RequestStreamTest, AStopStringEndsAChoiceAtItsToken) {
 }
 
 TEST_F(RequestStreamTest, AResumeThatHasEndedDoesNotEndWellUnaccepted) {
+  coordinator_.set_move_timeout(50'000);
   StartWorker("a:1");
   PreparedRequest request = Prepared(400);
   request.emitted = {Expected(40)};
