@@ -12,6 +12,9 @@ namespace quire {
 namespace {
 
 constexpr int64_t kCancelGrace = 1'000'000;  // as clients/cpp/client_stream.cc
+// A client gives up when every attempt for so long has ended UNAVAILABLE: the pauses of
+// RetryOptions between eight rounds, in microseconds.
+constexpr int64_t kPatienceMicros = 7'100'000;
 
 }  // namespace
 
@@ -37,7 +40,8 @@ SimClient::SimClient(uint32_t number, const World* world, const Plan& plan)
       target_(static_cast<size_t>(
           world->random->Range(0, static_cast<int64_t>(world->coordinators.size()) - 1))),
       got_(plan.request->expected.size()),
-      finished_(got_.size(), false) {
+      finished_(got_.size(), false),
+      last_token_at_(plan.start_at) {
   world_->queue->At(plan_.start_at, [this] { Connect(); });
   if (plan_.cancel != Plan::Cancel::kNever) {
     world_->queue->At(plan_.cancel_at, [this] { CancelNow(); });
@@ -200,6 +204,7 @@ void SimClient::Deliver(const v1::GenerateEvent& event) {
   }
   if (event.has_delta()) {
     const v1::Delta& delta = event.delta();
+    last_token_at_ = world_->queue->now();
     ExpectedChoice& got = got_[delta.choice()];
     if (finished_[delta.choice()]) return Fail("tokens after the end");
     if (delta.first_index() != got.tokens.size()) return Fail("a gap or a repeat");
@@ -273,8 +278,8 @@ void SimClient::End(const absl::Status& status) {
     ++(*world_->counts)["quarantined by chance"];
     return;
   }
-  // A client that has no token gives up after some 8 s without anybody to serve it.
-  if (absl::IsUnavailable(status) && progress_.num_new_tokens() == 0) return;
+  if (absl::IsUnavailable(status) && world_->queue->now() - last_token_at_ >= kPatienceMicros)
+    return;
   Fail(absl::StrCat("ended with ", status.ToString()));
 }
 

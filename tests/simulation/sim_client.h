@@ -97,6 +97,7 @@ class SimClient final {
   std::optional<absl::Status> result_;
   std::vector<ExpectedChoice> got_;
   std::vector<bool> finished_;
+  int64_t last_token_at_;  // or when it began
 };
 
 }  // namespace quire

@@ -280,6 +280,8 @@ absl::Status SessionTable::CheckShare(const Session& session, uint32_t num_seque
     held += other->num_sequences;
   }
   if (num_connected < 2 || capacity == 0) return absl::OkStatus();
+  // Else one of many choices would be refused for as long as another coordinator is there.
+  if (session.num_sequences == 0) return absl::OkStatus();
   const uint64_t own = uint64_t{session.num_sequences} + num_sequences;
   if (own * num_connected <= capacity || held <= capacity - capacity / 4) return absl::OkStatus();
   return absl::ResourceExhaustedError(

@@ -31,7 +31,8 @@ namespace quire {
 //
 // Coordinators share what the worker takes, `info.limits`. While several are connected each has an
 // equal share. One that has its share may use what others leave, but of the last quarter it gets
-// nothing: there is always room for those that have less.
+// nothing: there is always room for those that have less. One that has nothing may have a request
+// of any size.
 //
 // Thread safe. Calls from the engine's thread (EngineListener) and from connections may interleave.
 class SessionTable final : public EngineListener {

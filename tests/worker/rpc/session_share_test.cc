@@ -30,6 +30,8 @@ class EndlessInbox final : public EngineInbox {
 class SessionShareTest : public testing::Test {
  protected:
   static constexpr uint32_t kCapacity = 32;
+  // A queue too small to keep places for other tenants: these tests have one.
+  static constexpr uint32_t kMaxNumSeqs = kCapacity - 4;
 
   // A coordinator's connection, driven by hand.
   class Coordinator {
@@ -86,8 +88,7 @@ class SessionShareTest : public testing::Test {
   SessionShareTest() { table_.SetInbox(&inbox_); }
   static SessionTable::Options Options() {
     SessionTable::Options options;
-    // A queue too small to keep places for other tenants: these tests have one.
-    options.info.mutable_limits()->set_max_num_seqs(kCapacity - 4);
+    options.info.mutable_limits()->set_max_num_seqs(kMaxNumSeqs);
     options.info.mutable_limits()->set_max_queue(4);
     options.orphan_grace = 1;
     options.clock = [] { return Micros{0}; };
@@ -135,6 +136,13 @@ TEST_F(SessionShareTest, OneOfTwoLeavesAQuarterToTheOther) {
   Coordinator b(&table_, "b");
   EXPECT_EQ(a.Fill(), kCapacity * 3 / 4);
   EXPECT_EQ(b.Fill(kCapacity / 4), kCapacity / 4);
+  EXPECT_FALSE(a.Submit());
+}
+
+TEST_F(SessionShareTest, OneThatHasNothingMayHaveOneRequestOfAnySize) {
+  Coordinator a(&table_, "a");
+  Coordinator b(&table_, "b");
+  EXPECT_TRUE(a.Submit(/*num_choices=*/kMaxNumSeqs)) << "more than three quarters of all";
   EXPECT_FALSE(a.Submit());
 }
 
