@@ -30,8 +30,6 @@ class EndlessInbox final : public EngineInbox {
 class SessionShareTest : public testing::Test {
  protected:
   static constexpr uint32_t kCapacity = 32;
-  // A queue too small to keep places for other tenants: these tests have one.
-  static constexpr uint32_t kMaxNumSeqs = kCapacity - 4;
 
   // A coordinator's connection, driven by hand.
   class Coordinator {
@@ -88,7 +86,8 @@ class SessionShareTest : public testing::Test {
   SessionShareTest() { table_.SetInbox(&inbox_); }
   static SessionTable::Options Options() {
     SessionTable::Options options;
-    options.info.mutable_limits()->set_max_num_seqs(kMaxNumSeqs);
+    // A queue too small to keep places for other tenants: these tests have one.
+    options.info.mutable_limits()->set_max_num_seqs(kCapacity - 4);
     options.info.mutable_limits()->set_max_queue(4);
     options.orphan_grace = 1;
     options.clock = [] { return Micros{0}; };
@@ -142,7 +141,11 @@ TEST_F(SessionShareTest, OneOfTwoLeavesAQuarterToTheOther) {
 TEST_F(SessionShareTest, OneThatHasNothingMayHaveOneRequestOfAnySize) {
   Coordinator a(&table_, "a");
   Coordinator b(&table_, "b");
-  EXPECT_TRUE(a.Submit(/*num_choices=*/kMaxNumSeqs)) << "more than three quarters of all";
+  Coordinator c(&table_, "c");
+  Coordinator d(&table_, "d");
+  Coordinator e(&table_, "e");
+  ASSERT_EQ(b.Fill(20), 20u);
+  EXPECT_TRUE(a.Submit(/*num_choices=*/8)) << "more than a fifth, and into the last quarter";
   EXPECT_FALSE(a.Submit());
 }
 
