@@ -171,6 +171,7 @@ int Run(int argc, char** argv) {
   TimerQueue timers;
   ModelCatalog catalog({.use_generation_config = flags.generation_config == "auto"});
   WorkPool work_pool(flags.tokenizer_threads, /*max_queued=*/4096);
+  WorkPool read_pool(/*num_threads=*/1, /*max_queued=*/4096);
   // Models load beside the requests, not among them.
   WorkPool loader(/*num_threads=*/1, /*max_queued=*/WorkerRegistry::kMaxWorkers);
   WorkerRegistry registry({coordinator_id, &timers, &loader, &catalog, nullptr},
@@ -180,7 +181,7 @@ int Run(int argc, char** argv) {
   Placer placer(&registry, &timers);
   StreamTable streams(flags.max_streams);
 
-  InferenceService::Context context{&registry, &placer, &streams, &work_pool, {}, nullptr};
+  InferenceService::Context context{&registry, &placer, &streams, &work_pool, &read_pool, {}, nullptr};
   context.stream.placer = &placer;
   context.stream.timers = &timers;
   context.stream.move_timeout = static_cast<int64_t>(flags.migration_timeout_s * 1e6);
@@ -264,6 +265,7 @@ int Run(int argc, char** argv) {
   streams.WaitUntilRead(drain.deadline());
   server->Shutdown(SteadyDeadline(kLeastShutdownMicros));
   generate_server.reset();
+  read_pool.Stop();
   work_pool.Stop();
   loader.Stop();
   registry.Shutdown();

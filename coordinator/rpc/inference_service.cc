@@ -48,15 +48,15 @@ struct Deadline {
 };
 
 // The earlier of the call's own deadline and timeout_ms.
-Deadline DeadlineOf(const grpc::ServerContext& context, const v1::GenerateRequest& request) {
+Deadline DeadlineOf(const grpc::ServerContext& context, const v1::GenerateRequest& request,
+                    int64_t received_at) {
   Deadline deadline;
-  const int64_t now = SteadyMicros();
   if (const auto left = MicrosUntil(context.raw_deadline()); left.has_value()) {
-    deadline.at = now + *left - kBeforeDeadlineMicros;
+    deadline.at = SteadyMicros() + *left - kBeforeDeadlineMicros;
     deadline.name = "the call's deadline";
   }
   if (request.has_timeout_ms()) {
-    const int64_t at = now + int64_t{request.timeout_ms()} * 1000;
+    const int64_t at = received_at + int64_t{request.timeout_ms()} * 1000;
     if (!deadline.at.has_value() || at < *deadline.at) deadline = {at, "timeout_ms"};
   }
   return deadline;
@@ -130,14 +130,14 @@ void InferenceService::Generate(GenerateCall* call) {
   }
   // Those that come after it do not wait until it is read, but for others of the same machine.
   const WorkPool::Terms terms{"\n" + HostOf(call->context().peer()), num_bytes, kHostShareOfPool};
-  const bool posted = context_.work_pool->Post(
+  const bool posted = context_.read_pool->Post(
       [this, call, received_at] {
         Serve(call, received_at);
         call->Served();
       },
       terms);
   if (posted) return;
-  Refuse(call, {}, received_at, PoolIsFull(context_.work_pool));
+  Refuse(call, {}, received_at, PoolIsFull(context_.read_pool));
   call->Served();
 }
 
@@ -164,8 +164,8 @@ void InferenceService::Serve(GenerateCall* call, int64_t received_at) {
   const std::string request_id =
       request.request_id().empty() ? MakeRequestId() : request.request_id();
   const std::string fingerprint = Fingerprint(request);
-  const Deadline deadline = DeadlineOf(call->context(), request);
-  const bool is_resumed = resume.has_tokens();  // at another coordinator, or here before
+  const Deadline deadline = DeadlineOf(call->context(), request, received_at);
+  const bool is_resumed = resume.has_tokens() || WasAccepted(request);
   std::shared_ptr<RequestStream> stream;
   bool is_new = false;
   for (bool attached = false; !attached;) {
@@ -173,7 +173,7 @@ void InferenceService::Serve(GenerateCall* call, int64_t received_at) {
         request_id, fingerprint,
         [&] {
           return std::make_shared<RequestStream>(next_key_.fetch_add(1), request_id, fingerprint,
-                                                 context_.stream);
+                                                 context_.stream, received_at);
         },
         request.tenant(), is_resumed);
     if (!found.ok()) return Refuse(call, request, received_at, found.status());

@@ -34,7 +34,8 @@ class InferenceService final : public InferenceMethods {
     WorkerRegistry* registry;
     Placer* placer;
     StreamTable* streams;
-    WorkPool* work_pool;
+    WorkPool* work_pool;  // tokenizes
+    WorkPool* read_pool;  // reads large requests: their time runs, and nobody can cancel them yet
     RequestStream::Context stream;
     // A Generate call that never became a request; its record has the id and the status alone.
     std::function<void(const RequestRecord&)> on_refused;  // may be null

@@ -13,9 +13,9 @@ absl::StatusOr<PreparedRequest> PrepareRequest(const v1::GenerateRequest& reques
   const auto target = placer.Resolve(request.model(), request.engine(), request.worker());
   if (!target.ok()) return target.status();
   // One that was accepted before goes on where there is room enough for it: Place looks for that.
-  const bool was_accepted = !request.resume().numerics_id().empty();
-  const ModelLimits limits{was_accepted ? target->most_context_length : target->context_length,
-                           target->vocabulary_size};
+  const ModelLimits limits{
+      WasAccepted(request) ? target->most_context_length : target->context_length,
+      target->vocabulary_size};
   auto prompt = MakePrompt(request, *target->model, limits);
   if (!prompt.ok()) return prompt.status();
   auto parameters = ResolveParameters(request, request_id, static_cast<uint32_t>(prompt->size()),
@@ -36,6 +36,10 @@ absl::StatusOr<PreparedRequest> PrepareRequest(const v1::GenerateRequest& reques
   prepared.emitted = std::move(resume);
   prepared.numerics_id = request.resume().numerics_id();
   return prepared;
+}
+
+bool WasAccepted(const v1::GenerateRequest& request) {
+  return !request.resume().numerics_id().empty();
 }
 
 }  // namespace quire

@@ -18,6 +18,10 @@ absl::StatusOr<PreparedRequest> PrepareRequest(const v1::GenerateRequest& reques
                                                const std::string& request_id, ResumeTokens resume,
                                                const Placer& placer, bool separate_tenants);
 
+// Whether its client has been told Accepted, here or by another coordinator: it has tokens, or had
+// a place in a worker's queue, and waits for room rather than be refused for want of it.
+bool WasAccepted(const v1::GenerateRequest& request);
+
 }  // namespace quire
 
 #endif  // QUIRE_COORDINATOR_RPC_PREPARE_H_

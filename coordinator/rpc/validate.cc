@@ -12,6 +12,7 @@
 #include "common/request_fields.h"
 #include "common/rpc_status.h"
 #include "common/sha256.h"
+#include "coordinator/registry/served_names.h"
 
 namespace quire {
 namespace {
@@ -378,9 +379,10 @@ absl::StatusOr<v1::ResolvedParameters> ResolveParameters(const v1::GenerateReque
   }
   const uint32_t had = request.resume().max_new_tokens();
   if (!request.has_max_new_tokens() && had > room) {
-    return absl::UnavailableError(absl::StrCat("the request has run with ", had,
-                                               " new tokens; the workers known now have room for ",
-                                               room));
+    return WithRetryDelay(absl::UnavailableError(absl::StrCat(
+                              "the request has run with ", had,
+                              " new tokens; the workers known now have room for ", room)),
+                          kRetryDelayMs);
   }
   const uint32_t otherwise = had > 0 ? had : room;
   p.set_max_new_tokens(request.has_max_new_tokens() ? request.max_new_tokens() : otherwise);

@@ -9,12 +9,12 @@
 namespace quire {
 
 RequestStream::RequestStream(uint64_t key, std::string request_id, std::string fingerprint,
-                             const Context& context)
+                             const Context& context, std::optional<int64_t> received_at)
     : key_(key),
       request_id_(std::move(request_id)),
       fingerprint_(std::move(fingerprint)),
       context_(context),
-      received_at_(context_.timers->Now()) {}
+      received_at_(received_at.value_or(context_.timers->Now())) {}
 
 void RequestStream::Carry(const Effects& effects) {
   for (const Timers::Id timer : effects.cancel_timers) {
@@ -182,9 +182,10 @@ void RequestStream::Begin(PreparedRequest request) {
     request_ = std::move(request);
     request_.emitted.clear();
     if (choices.ok()) output_.choices = *std::move(choices);
-    num_resumed_tokens_ = num_tokens_at_loss_ = output_.num_tokens();
-    // It has run at another coordinator, whose worker may hold its places yet: it waits for one.
-    if (num_resumed_tokens_ > 0) StartMoving("it was resumed");
+    num_resumed_tokens_ = output_.num_tokens();
+    NoteTokensAtLoss();
+    // Another coordinator had accepted it, whose worker may hold its places yet: it waits for one.
+    if (num_resumed_tokens_ > 0 || !request_.numerics_id.empty()) StartMoving("it was resumed");
   }
   if (!choices.ok()) return End(choices.status());
   PlaceAndSubmit();

@@ -86,9 +86,10 @@ class RequestStream final : public TokenReceiver,
     std::function<void(int64_t micros)> on_first_token;                // may be null
     std::function<void(int64_t micros, uint32_t num_tokens)> on_token_gap;  // may be null
   };
-  // `key` names the request for ever within this coordinator.
+  // `key` names the request for ever within this coordinator. It came at `received_at` (steady,
+  // microseconds), or now.
   RequestStream(uint64_t key, std::string request_id, std::string fingerprint,
-                const Context& context);
+                const Context& context, std::optional<int64_t> received_at = std::nullopt);
 
   const std::string& request_id() const { return request_id_; }
   // Of the request's body, without what may differ between tries.
@@ -182,9 +183,10 @@ class RequestStream final : public TokenReceiver,
   // What became of a placement: the request has a worker, or has ended, or waits; or there is more
   // to try.
   enum class Placed { kDone, kTryMore };
-  Placed SubmitTo(const std::shared_ptr<WorkerLink>& link);
+  // `as_suspect`: the worker may be kept for it.
+  Placed SubmitTo(const std::shared_ptr<WorkerLink>& link, bool as_suspect);
   // No worker took it: goes on at the one that it has, waits, or ends.
-  void StayUnplaced(const absl::Status& status);
+  void StayUnplaced(const absl::Status& status, bool as_suspect);
   void Wait(const absl::Status& status, Effects* effects) QUIRE_REQUIRES(mutex_);
   // Whether another worker can go on with it.
   bool is_movable() const QUIRE_REQUIRES(mutex_) {
@@ -197,6 +199,7 @@ class RequestStream final : public TokenReceiver,
   void StartMoving(std::string why) QUIRE_REQUIRES(mutex_);
   // Whether the request is what its workers died of, as far as one can know.
   bool CountLoss(WorkerLoss loss) QUIRE_REQUIRES(mutex_);
+  void NoteTokensAtLoss() QUIRE_REQUIRES(mutex_);
   // New tokens have come: what they say of earlier losses.
   void ClearLosses(Effects* effects) QUIRE_REQUIRES(mutex_);
   // Whether it is a suspect that may wait for a worker to itself.
@@ -254,7 +257,7 @@ class RequestStream final : public TokenReceiver,
   bool has_left_worker_ QUIRE_GUARDED_BY(mutex_) = false;  // one that had taken it
   // When workers died while they ran it (steady, microseconds); those that count, kLossMicros long.
   std::vector<int64_t> losses_ QUIRE_GUARDED_BY(mutex_);
-  size_t num_tokens_at_loss_ QUIRE_GUARDED_BY(mutex_) = 0;  // at the last of them
+  std::vector<uint32_t> num_tokens_at_loss_ QUIRE_GUARDED_BY(mutex_);  // at the last, by choice
   bool runs_alone_ QUIRE_GUARDED_BY(mutex_) = false;
   std::set<WorkerNumber> refused_ QUIRE_GUARDED_BY(mutex_);
   std::optional<uint32_t> retry_after_ms_ QUIRE_GUARDED_BY(mutex_);  // the least of what those said

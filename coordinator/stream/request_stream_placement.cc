@@ -135,12 +135,14 @@ void RequestStream::PlaceAndSubmit() {
     Carry(ended);
     if (!placement.has_value()) return;
     const auto placed = context_.placer->Place(*placement);
-    if (!placed.ok()) return StayUnplaced(placed.status());
-    if (SubmitTo(*placed) == Placed::kDone) return;
+    const bool as_suspect = placement->alone != 0;
+    if (!placed.ok()) return StayUnplaced(placed.status(), as_suspect);
+    if (SubmitTo(*placed, as_suspect) == Placed::kDone) return;
   }
 }
 
-RequestStream::Placed RequestStream::SubmitTo(const std::shared_ptr<WorkerLink>& link) {
+RequestStream::Placed RequestStream::SubmitTo(const std::shared_ptr<WorkerLink>& link,
+                                              bool as_suspect) {
   worker::v1::Submit submit;
   Effects effects;
   bool complete = false;
@@ -154,6 +156,7 @@ RequestStream::Placed RequestStream::SubmitTo(const std::shared_ptr<WorkerLink>&
       is_placing_ = false;
       effects.releases_worker = output_.ended.has_value();  // that Place may have kept meanwhile
     } else {
+      effects.releases_worker = as_suspect && !runs_alone_;  // it was cleared meanwhile
       if (drains) {
         // What it says from now on is void. If the other does not take it, it waits for a third.
         CancelAtWorker(std::nullopt, &effects);
@@ -203,14 +206,14 @@ RequestStream::Placed RequestStream::SubmitTo(const std::shared_ptr<WorkerLink>&
   return Placed::kDone;
 }
 
-void RequestStream::StayUnplaced(const absl::Status& status) {
+void RequestStream::StayUnplaced(const absl::Status& status, bool as_suspect) {
   Effects effects;
   {
     MutexLock lock(mutex_);
     is_placing_ = false;
-    if (output_.ended.has_value()) {
-      effects.releases_worker = true;  // that Place may have kept meanwhile
-    } else if (link_ == nullptr) {     // else it goes on where it is
+    // What Place may have kept meanwhile.
+    effects.releases_worker = output_.ended.has_value() || (as_suspect && !runs_alone_);
+    if (!output_.ended.has_value() && link_ == nullptr) {  // else it goes on where it is
       Wait(status, &effects);
     }
   }
@@ -264,13 +267,23 @@ bool RequestStream::CountLoss(WorkerLoss loss) {
   const int64_t now = context_.timers->Now();
   std::erase_if(losses_, [now](int64_t at) { return now - at > kLossMicros; });
   losses_.push_back(now);
-  num_tokens_at_loss_ = output_.num_tokens();
+  NoteTokensAtLoss();
   return runs_alone_ && losses_.size() > context_.quarantine_after;
 }
 
+void RequestStream::NoteTokensAtLoss() {
+  num_tokens_at_loss_.clear();
+  for (const ChoiceOutput& choice : output_.choices) {
+    num_tokens_at_loss_.push_back(choice.num_tokens());
+  }
+}
+
 void RequestStream::ClearLosses(Effects* effects) {
-  const size_t num_new = output_.num_tokens() - num_tokens_at_loss_;
-  if (num_new < kClearingTokens * output_.choices.size()) return;
+  for (size_t i = 0; i < output_.choices.size(); ++i) {
+    const ChoiceOutput& choice = output_.choices[i];
+    if (choice.finished.has_value() || choice.stopped()) continue;
+    if (choice.num_tokens() < num_tokens_at_loss_[i] + kClearingTokens) return;
+  }
   losses_.clear();
   effects->releases_worker = std::exchange(runs_alone_, false);
 }

@@ -56,6 +56,9 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   // So does an engine that has had work this long and settled no step: its process answers, but it
   // hangs.
   static constexpr int64_t kHangMicros = 30'000'000;
+  // Open has had no answer for so long: the session is given up, and another one begun. A
+  // connection that broke at one end alone would else stand until its keepalive notices.
+  static constexpr int64_t kOpenMicros = 10'000'000;
   // Between two calls of Tick; after a longer pause it was this process that stood still.
   static constexpr int64_t kMaxTickMicros = 750'000;
 

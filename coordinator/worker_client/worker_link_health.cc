@@ -16,20 +16,28 @@ void WorkerLink::Tick() {
   SessionRequest ping;
   absl::Status lost;
   bool hangs = false;
+  bool is_open = false;
   {
     MutexLock lock(mutex_);
-    if (!opened_) return;
     sink = sink_;
-    ping.mutable_ping()->set_nonce(++pings_);
+    is_open = opened_;
     const int64_t now = context_.timers->Now();
     const bool stood_still = now - ticked_at_ > kMaxTickMicros;
     ticked_at_ = now;
     // Words may lie unread then.
     if (stood_still) heard_at_ = answered_at_ = now;
-    if (const std::string why = SuspectWhy(now); !why.empty()) {
+    if (!opened_) {
+      if (now - heard_at_ < kOpenMicros) return;
+      lost = absl::UnavailableError("the worker has not answered Open");
+    } else if (const std::string why = SuspectWhy(now); !why.empty()) {
       lost = absl::UnavailableError(absl::StrCat("the worker ", why));
       hangs = !IsUnheard(now);
     }
+    ping.mutable_ping()->set_nonce(++pings_);
+  }
+  if (!is_open) {
+    if (sink != nullptr) sink->Close(lost);  // and connects again
+    return;
   }
   if (!lost.ok()) TakeRequestsAway(hangs ? WorkerLoss::kHangs : WorkerLoss::kUnheard, lost);
   if (sink != nullptr) sink->Write(std::move(ping));
@@ -112,7 +120,9 @@ WorkerView WorkerLink::View() const {
   snapshot.blocks_free = load_.blocks_free();
   snapshot.blocks_cached = load_.blocks_cached();
   snapshot.blocks_total = info_.kv().num_blocks();
-  const uint32_t reported = load_.own_sequences();  // the others are other coordinators'
+  // The others are other coordinators'.
+  const uint32_t reported =
+      load_.has_own_sequences() ? load_.own_sequences() : load_.running() + load_.waiting();
   snapshot.unreported = num_sequences_ > reported ? num_sequences_ - reported : 0;
   snapshot.max_num_seqs = info_.limits().max_num_seqs();
   snapshot.max_queue = info_.limits().max_queue();

@@ -44,6 +44,7 @@ class InferenceServiceTest : public testing::Test {
         network_(TinyModelFiles()),
         coordinator_(&network_),
         pool_(options.num_threads, 1000),
+        read_pool_(options.num_threads, 1000),
         streams_(options.max_open),
         service_(MakeContext()) {
     grpc::ServerBuilder builder;
@@ -57,6 +58,7 @@ class InferenceServiceTest : public testing::Test {
   ~InferenceServiceTest() override {
     server_->Shutdown();
     generate_server_.reset();
+    read_pool_.Stop();
     pool_.Stop();
   }
 
@@ -65,6 +67,7 @@ class InferenceServiceTest : public testing::Test {
                                       &coordinator_.placer(),
                                       &streams_,
                                       &pool_,
+                                      &read_pool_,
                                       coordinator_.MakeContext(),
                                       nullptr};
     context.stream.on_end = [this](RequestStream& stream, const RequestRecord& record) {
@@ -79,8 +82,11 @@ class InferenceServiceTest : public testing::Test {
     return context;
   }
   void StartWorker(int64_t step_micros = 0) {
-    network_.Start("a:1", {.name = "one", .step_micros = step_micros});
-    coordinator_.registry().AddStatic("a:1");
+    StartWorker("a:1", {.name = "one", .step_micros = step_micros});
+  }
+  void StartWorker(const std::string& address, const InProcessWorker::Options& options) {
+    network_.Start(address, options);
+    coordinator_.registry().AddStatic(address);
     coordinator_.WaitUntilReady(1);
   }
   absl::Status Generate(const v1::GenerateRequest& request) {
@@ -131,6 +137,7 @@ class InferenceServiceTest : public testing::Test {
   InProcessNetwork network_;
   InProcessCoordinator coordinator_;
   WorkPool pool_;
+  WorkPool read_pool_;
   StreamTable streams_;
   InferenceService service_;
   std::unique_ptr<GenerateServer> generate_server_;
@@ -285,14 +292,45 @@ TEST_F(WithoutPoolThreadsTest, ARequestThatHasEndedIsNotTokenized) {
       const absl::Status status = Generate(request);
       EXPECT_TRUE(cancels ? absl::IsCancelled(status) : absl::IsInvalidArgument(status)) << status;
     });
-    while (streams_.num_live() == 0) {  // reading it is work as well
-      if (!pool_.RunOne()) coordinator_.WaitForTick();
-    }
+    while (!read_pool_.RunOne()) coordinator_.WaitForTick();
     if (cancels) streams_.FindLive("cancelled")->Cancel();
     micros[cancels] = RunOneMicros();
     call.join();
   }
   EXPECT_LT(micros[true], micros[false] / 2) << "microseconds";
+}
+
+TEST_F(WithoutPoolThreadsTest, TimeThatALargeRequestWaitsToBeReadIsItsOwn) {
+  StartWorker();
+  for (const bool queue : {false, true}) {
+    v1::GenerateRequest request = Request(queue ? "queue" : "all");
+    request.set_text(std::string(100'000, 'x'));
+    queue ? request.set_queue_timeout_ms(1) : request.set_timeout_ms(1);
+    std::thread call([&] {
+      const absl::Status status = Generate(request);
+      EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+    });
+    const int64_t until =
+        SteadyMicros() + 20'000;  // it has not come yet, or waits longer than 1 ms
+    while (SteadyMicros() < until || !read_pool_.RunOne()) coordinator_.WaitForTick();
+    call.join();  // though nothing tokenizes it
+  }
+}
+
+TEST_F(InferenceServiceTest, OneThatWasAcceptedElsewhereWaitsForRoom) {
+  StartWorker("a:1", {.name = "one", .max_num_seqs = 1, .max_queue = 0, .step_micros = 20'000});
+  std::thread first([this] {
+    v1::GenerateRequest request = Request("first");
+    request.set_max_new_tokens(20);
+    EXPECT_TRUE(Generate(request).ok());
+  });
+  while (coordinator_.registry().Views()[0].snapshot.load() == 0) coordinator_.WaitForTick();
+  EXPECT_TRUE(absl::IsResourceExhausted(Generate(Request("new"))));
+  v1::GenerateRequest accepted = Request("accepted");  // and in the queue when its coordinator died
+  accepted.mutable_resume()->set_numerics_id("fake");
+  const absl::Status status = Generate(accepted);
+  EXPECT_TRUE(status.ok()) << status;
+  first.join();
 }
 
 class SoonCutOffTest : public InferenceServiceTest {

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/rpc_status.h"
 #include "tests/coordinator/stream_fixture.h"
 
@@ -476,18 +477,21 @@ TEST_F(MigrationTest, WorkersThatDrainedOnceTakeARequestAgain) {
 
 TEST_F(MigrationTest, AResumedRequestWaitsWhereItsOrphanMayHoldThePlace) {
   StartWorker("a:1", {.max_num_seqs = 1, .max_queue = 0, .step_micros = 20'000});
-  Run first = Start("first", Prepared(20));
-  first.client->WaitForTokens(1);
-  const absl::Status full = Start("new", Prepared(5)).client->WaitForEnd();
-  EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
-  PreparedRequest request = Prepared(10);
-  request.emitted = {Expected(4)};
-  request.numerics_id = "fake";
-  Run resumed = Start("resumed", std::move(request));
-  EXPECT_TRUE(resumed.client->WaitForEnd().ok());
-  EXPECT_EQ(resumed.client->tokens(), Expected(10, 4));
-  EXPECT_FALSE(HasMoved(*resumed.client));
-  EXPECT_TRUE(first.client->WaitForEnd().ok());
+  for (const uint32_t num_tokens : {4u, 0u}) {  // 0: it was in the worker's queue
+    Run first = Start(absl::StrCat("first ", num_tokens), Prepared(20));
+    first.client->WaitForTokens(1);
+    const absl::Status full =
+        Start(absl::StrCat("new ", num_tokens), Prepared(5)).client->WaitForEnd();
+    EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
+    PreparedRequest request = Prepared(10);
+    request.emitted = {Expected(num_tokens)};
+    request.numerics_id = "fake";
+    Run resumed = Start(absl::StrCat("resumed ", num_tokens), std::move(request));
+    EXPECT_TRUE(resumed.client->WaitForEnd().ok());
+    EXPECT_EQ(resumed.client->tokens(), Expected(10, num_tokens));
+    EXPECT_FALSE(HasMoved(*resumed.client));
+    EXPECT_TRUE(first.client->WaitForEnd().ok());
+  }
 }
 
 TEST_F(MigrationTest, EveryTokenOnceWhateverIsKilledWhen) {

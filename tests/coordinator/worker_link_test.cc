@@ -112,7 +112,8 @@ class NoReceiver final : public TokenReceiver {
 TEST_F(WorkerLinkTest, CountsWhatItPlacedBesideWhatOthersHave) {
   Say(Opened("one"));
   SessionEvent load;
-  load.mutable_load()->set_running(20);  // none of this coordinator's
+  load.mutable_load()->set_running(20);
+  load.mutable_load()->set_own_sequences(0);
   Say(load);
   worker::v1::Submit submit;
   submit.set_key(1);
@@ -123,6 +124,21 @@ TEST_F(WorkerLinkTest, CountsWhatItPlacedBesideWhatOthersHave) {
   load.mutable_load()->set_own_sequences(3);
   Say(load);
   EXPECT_EQ(link_->View().snapshot.load(), 23u);
+}
+
+TEST_F(WorkerLinkTest, AWorkerThatDoesNotSayWhoseItsSequencesAreCountsThemOnce) {
+  Say(Opened("one"));
+  worker::v1::Submit submit;
+  submit.set_key(1);
+  submit.mutable_parameters()->set_n(3);
+  ASSERT_TRUE(link_->Submit(submit, std::make_shared<NoReceiver>()));
+  SessionEvent load;
+  load.mutable_load()->set_running(2);
+  Say(load);
+  EXPECT_EQ(link_->View().snapshot.load(), 3u);
+  load.mutable_load()->set_waiting(1);
+  Say(load);
+  EXPECT_EQ(link_->View().snapshot.load(), 3u);
 }
 
 TEST_F(WorkerLinkTest, ASecondOpenedChangesNothing) {
@@ -227,6 +243,23 @@ TEST_F(WorkerLinkTest, AnswersUntilItIsSilentNotWhileTheCoordinatorStoodStill) {
   }
   link_->Tick();
   EXPECT_FALSE(link_->View().answers);
+  EXPECT_TRUE(link_->View().is_open);
+}
+
+TEST_F(WorkerLinkTest, ASessionWhoseOpenHasNoAnswerIsGivenUp) {
+  const auto tick = [this] {
+    timers_.Advance(250'000);
+    link_->Tick();
+  };
+  link_->Tick();
+  for (int64_t silent = 250'000; silent < WorkerLink::kOpenMicros; silent += 250'000) tick();
+  EXPECT_FALSE(sessions_.sinks.back()->closed.has_value());
+  tick();
+  ASSERT_TRUE(sessions_.sinks.back()->closed.has_value());
+  sessions_.handlers.back()->OnClosed(*sessions_.sinks.back()->closed);
+  timers_.Advance(WorkerLink::kRetryMicros);
+  EXPECT_EQ(sessions_.sinks.size(), 2u);
+  Say(Opened("one"));
   EXPECT_TRUE(link_->View().is_open);
 }
 

@@ -183,9 +183,11 @@ absl::Status SimCoordinator::Begin(const v1::GenerateRequest& request,
   }
   if (call->is_aborted()) stream->ClientGone(call.get());
   if (!is_new) return absl::OkStatus();
-  if (absl::Status full = running_->placer.CheckRoom(request); !full.ok()) {
-    stream->End(full);
-    return absl::OkStatus();
+  if (!WasAccepted(request)) {
+    if (absl::Status full = running_->placer.CheckRoom(request); !full.ok()) {
+      stream->End(full);
+      return absl::OkStatus();
+    }
   }
   if (request.queue_timeout_ms() > 0) stream->LimitQueueing(request.queue_timeout_ms());
   const bool posted = running_->pool.Post([this, stream, request] {

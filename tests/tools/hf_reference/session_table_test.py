@@ -168,6 +168,7 @@ class SessionTableTest(unittest.IsolatedAsyncioTestCase):
         coordinator = Coordinator(self.table)
         coordinator.send(submit(1))
         await coordinator.until(lambda: coordinator.loads and coordinator.loads[-1].running == 1)
+        self.assertEqual(coordinator.loads[-1].own_sequences, 1)
         coordinator.send(submit(2))
         coordinator.send(submit(3))
         await coordinator.until(lambda: coordinator.rejected)
