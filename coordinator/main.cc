@@ -181,7 +181,8 @@ int Run(int argc, char** argv) {
   Placer placer(&registry, &timers);
   StreamTable streams(flags.max_streams);
 
-  InferenceService::Context context{&registry, &placer, &streams, &work_pool, &read_pool, {}, nullptr};
+  InferenceService::Context context{&registry,  &placer, &streams, &work_pool,
+                                    &read_pool, {},      nullptr};
   context.stream.placer = &placer;
   context.stream.timers = &timers;
   context.stream.move_timeout = static_cast<int64_t>(flags.migration_timeout_s * 1e6);
