@@ -171,13 +171,11 @@ class SessionTable:
             if session.connection is None and not session.requests:
                 del self._by_coordinator[session.coordinator_id], self._sessions[session.number]
 
-    def load(self, session: Session) -> pb.Load:
-        """As its coordinator is told."""
+    def load(self) -> pb.Load:
         load = self._engine.load()
-        own = sum(not choice.finished for request in session.requests.values() for choice in request.choices)
         return pb.Load(running=load.running, waiting=load.waiting, output_tokens_per_s=self._rate,
                        kv_reserved_bytes=load.kv_reserved_bytes, kv_used_bytes=load.kv_used_bytes,
-                       draining=self._draining, own_sequences=min(own, load.running + load.waiting))
+                       draining=self._draining)
 
     # --- The end. ---
 
@@ -222,7 +220,7 @@ class SessionTable:
         session.connection, connection.session = connection, session
         self._orphan(session)  # what lives belongs to no connection until it is reclaimed
         self._send(session, pb.SessionEvent(opened=pb.Opened(incarnation=self.incarnation, worker=self.worker)))
-        self._send(session, pb.SessionEvent(load=self.load(session)))
+        self._send(session, pb.SessionEvent(load=self._load_for(session)))
 
     def _submit(self, session: Session, submit: pb.Submit) -> None:
         try:
@@ -397,9 +395,15 @@ class SessionTable:
             key=key, attempt=attempt, status_code=code.value[0], status_message=message,
             retry_after_ms=retry_after_ms)))
 
+    def _load_for(self, session: Session) -> pb.Load:
+        load = self.load()
+        own = sum(not choice.finished for request in session.requests.values() for choice in request.choices)
+        load.own_sequences = min(own, load.running + load.waiting)
+        return load
+
     def _send_load(self) -> None:
         for session in self._sessions.values():
-            self._send(session, pb.SessionEvent(load=self.load(session)))
+            self._send(session, pb.SessionEvent(load=self._load_for(session)))
 
     @staticmethod
     def _send(session: Session, event: pb.SessionEvent) -> None:
