@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "common/rpc_status.h"
 #include "tests/coordinator/stream_fixture.h"
 
@@ -475,23 +474,25 @@ TEST_F(MigrationTest, WorkersThatDrainedOnceTakeARequestAgain) {
   EXPECT_EQ(tokens, Expected(static_cast<uint32_t>(tokens.size())));
 }
 
-TEST_F(MigrationTest, AResumedRequestWaitsWhereItsOrphanMayHoldThePlace) {
+// With so many tokens from the coordinator that it ran at before.
+class ResumeTest : public MigrationTest, public testing::WithParamInterface<uint32_t> {};
+INSTANTIATE_TEST_SUITE_P(Tokens, ResumeTest, testing::Values(4, 0));
+
+TEST_P(ResumeTest, WaitsWhereItsOrphanMayHoldThePlace) {
+  const uint32_t num_tokens = GetParam();
   StartWorker("a:1", {.max_num_seqs = 1, .max_queue = 0, .step_micros = 20'000});
-  for (const uint32_t num_tokens : {4u, 0u}) {  // 0: it was in the worker's queue
-    Run first = Start(absl::StrCat("first ", num_tokens), Prepared(20));
-    first.client->WaitForTokens(1);
-    const absl::Status full =
-        Start(absl::StrCat("new ", num_tokens), Prepared(5)).client->WaitForEnd();
-    EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
-    PreparedRequest request = Prepared(10);
-    request.emitted = {Expected(num_tokens)};
-    request.numerics_id = "fake";
-    Run resumed = Start(absl::StrCat("resumed ", num_tokens), std::move(request));
-    EXPECT_TRUE(resumed.client->WaitForEnd().ok());
-    EXPECT_EQ(resumed.client->tokens(), Expected(10, num_tokens));
-    EXPECT_FALSE(HasMoved(*resumed.client));
-    EXPECT_TRUE(first.client->WaitForEnd().ok());
-  }
+  Run first = Start("first", Prepared(20));
+  first.client->WaitForTokens(1);
+  const absl::Status full = Start("new", Prepared(5)).client->WaitForEnd();
+  EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
+  PreparedRequest request = Prepared(10);
+  request.emitted = {Expected(num_tokens)};
+  request.numerics_id = "fake";
+  Run resumed = Start("resumed", std::move(request));
+  EXPECT_TRUE(resumed.client->WaitForEnd().ok());
+  EXPECT_EQ(resumed.client->tokens(), Expected(10, num_tokens));
+  EXPECT_FALSE(HasMoved(*resumed.client));
+  EXPECT_TRUE(first.client->WaitForEnd().ok());
 }
 
 TEST_F(MigrationTest, EveryTokenOnceWhateverIsKilledWhen) {
