@@ -452,8 +452,8 @@ TEST_F(RequestStreamTest, ARequestThatCouldNeverFitSaysWhy) {
 }
 
 TEST_F(RequestStreamTest, ManyClientsOverTwoWorkers) {
-  StartWorker("a:1");
-  StartWorker("b:1");
+  // The first lasts 30 ms at least, so that the others find it there.
+  for (const char* address : {"a:1", "b:1"}) StartWorker(address, {.step_micros = 1'000});
   std::vector<Run> runs;
   for (int i = 0; i < 40; ++i) runs.push_back(Start("r" + std::to_string(i), Prepared(30 + i)));
   std::set<std::string> workers;
