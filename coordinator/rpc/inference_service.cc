@@ -94,9 +94,11 @@ absl::Status Admit(v1::GenerateRequest* request, StreamTable* streams, ResumeTok
   return absl::OkStatus();
 }
 
-absl::Status PoolIsFull(WorkPool* pool) {
-  return WithRetryDelay(absl::ResourceExhaustedError("too many requests wait to be tokenized"),
-                        pool->RetryAfterMs());
+// `work`: what the pool does with requests.
+absl::Status PoolIsFull(WorkPool* pool, absl::string_view work) {
+  return WithRetryDelay(
+      absl::ResourceExhaustedError(absl::StrCat("too many requests wait to be ", work)),
+      pool->RetryAfterMs());
 }
 
 // Of a token's id and spelling, or a text, in an answer: what is not the text itself.
@@ -137,7 +139,7 @@ void InferenceService::Generate(GenerateCall* call) {
       },
       terms);
   if (posted) return;
-  Refuse(call, {}, received_at, PoolIsFull(context_.read_pool));
+  Refuse(call, {}, received_at, PoolIsFull(context_.read_pool, "read"));
   call->Served();
 }
 
@@ -200,7 +202,7 @@ void InferenceService::Serve(GenerateCall* call, int64_t received_at) {
                               context_.streams->knows_tenants() ? kTenantShareOfPool : 1};
   const bool posted = context_.work_pool->Post(
       [this, stream, resume, copy = std::move(request)] { Prepare(copy, resume, stream); }, terms);
-  if (!posted) stream->End(PoolIsFull(context_.work_pool));
+  if (!posted) stream->End(PoolIsFull(context_.work_pool, "tokenized"));
 }
 
 void InferenceService::Prepare(const v1::GenerateRequest& request, const ResumeTokens& resume,
@@ -232,7 +234,7 @@ grpc::ServerUnaryReactor* InferenceService::OnPool(const google::protobuf::Messa
   const WorkPool::Terms terms{kTextCalls, request.SpaceUsedLong(), kTextCallsShareOfPool};
   const bool posted = context_.work_pool->Post(
       [call, work = std::move(work)] { call->Finish(ToGrpc(work())); }, terms);
-  if (!posted) call->Finish(ToGrpc(PoolIsFull(context_.work_pool)));
+  if (!posted) call->Finish(ToGrpc(PoolIsFull(context_.work_pool, "tokenized")));
   return call;
 }
 

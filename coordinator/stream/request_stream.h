@@ -199,6 +199,7 @@ class RequestStream final : public TokenReceiver,
   void StartMoving(std::string why) QUIRE_REQUIRES(mutex_);
   // Whether the request is what its workers died of, as far as one can know.
   bool CountLoss(WorkerLoss loss) QUIRE_REQUIRES(mutex_);
+  // Tokens count for ClearLosses from here on.
   void NoteTokensAtLoss() QUIRE_REQUIRES(mutex_);
   // New tokens have come: what they say of earlier losses.
   void ClearLosses(Effects* effects) QUIRE_REQUIRES(mutex_);

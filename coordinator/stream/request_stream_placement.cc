@@ -156,7 +156,7 @@ RequestStream::Placed RequestStream::SubmitTo(const std::shared_ptr<WorkerLink>&
       is_placing_ = false;
       effects.releases_worker = output_.ended.has_value();  // that Place may have kept meanwhile
     } else {
-      effects.releases_worker = as_suspect && !runs_alone_;  // it was cleared meanwhile
+      effects.releases_worker = as_suspect && !runs_alone_;  // it was cleared before Place kept it
       if (drains) {
         // What it says from now on is void. If the other does not take it, it waits for a third.
         CancelAtWorker(std::nullopt, &effects);
@@ -211,7 +211,7 @@ void RequestStream::StayUnplaced(const absl::Status& status, bool as_suspect) {
   {
     MutexLock lock(mutex_);
     is_placing_ = false;
-    // What Place may have kept meanwhile.
+    // Place may have kept one for it after it had ended or was cleared.
     effects.releases_worker = output_.ended.has_value() || (as_suspect && !runs_alone_);
     if (!output_.ended.has_value() && link_ == nullptr) {  // else it goes on where it is
       Wait(status, &effects);
