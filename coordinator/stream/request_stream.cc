@@ -358,6 +358,7 @@ void RequestStream::OnLogprobs(const worker::v1::EntryLogprobs& logprobs) {
   MutexLock lock(mutex_);
   if (output_.ended.has_value() || logprobs.choice() >= output_.choices.size()) return;
   ChoiceOutput& choice = output_.choices[logprobs.choice()];
+  if (choice.finished.has_value()) return;  // nothing comes after the end that its client was told
   choice.AddLogprobs(logprobs.first_index(), logprobs.output());
   choice.AddPromptLogprobs(logprobs.first_prompt_position(), logprobs.prompt());
 }
