@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs fuzzers of the preset fuzz for a while each, and prints what each did.
 
-    tests/fuzz/run_fuzzers.py BUILD_DIR [--seconds N] [--jobs N] [TARGET ...]
+    tests/fuzz/run_fuzzers.py BUILD_DIR [--seconds N] [--jobs N] [--seed N] [TARGET ...]
 
 Each starts from tests/fuzz/corpus/TARGET and from what earlier runs found interesting, which is kept in
 BUILD_DIR/fuzz/corpus/TARGET. An input that breaks something is left in BUILD_DIR/fuzz/findings, and the exit status is 1.
@@ -31,14 +31,15 @@ def last(pattern, text, default):
     return found[-1] if found else default
 
 
-def run(build, target, seconds):
-    """One fuzzer for `seconds`. Its line for the summary, and its output if it found something."""
+def run(build, target, seconds, seed):
+    """One fuzzer for `seconds`, with other choices each time if `seed` is 0. Its line for the summary, and its output if
+    it found something."""
     corpus = build / "fuzz/corpus" / target
     findings = build / "fuzz/findings"
     corpus.mkdir(parents=True, exist_ok=True)
     findings.mkdir(parents=True, exist_ok=True)
     before = set(findings.glob(f"{target}-*"))
-    command = [build / "bin" / f"fuzz_{target}", corpus, CORPUS / target, f"-max_total_time={seconds}",
+    command = [build / "bin" / f"fuzz_{target}", corpus, CORPUS / target, f"-max_total_time={seconds}", f"-seed={seed}",
                f"-timeout={INPUT_S}", f"-rss_limit_mb={INPUT_MB}", "-max_len=8192", "-entropic=0",
                "-print_final_stats=1", f"-artifact_prefix={findings}/{target}-"]
     # Without -entropic=0 that schedule takes two thirds of the time, where an input covers thousands of edges.
@@ -70,13 +71,15 @@ def main():
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(known))
     parser.add_argument("--seconds", type=int, default=600, help="for each target (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="fuzzers at once (default: one a core)")
+    parser.add_argument("--seed", type=int, default=0, help="of the choices (default: another each time)")
     arguments = parser.parse_intermixed_args()
     for target in arguments.targets:
         if target not in known:
             parser.error(f"no target {target}; there is: {', '.join(known)}")
     failed = False
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = [pool.submit(run, arguments.build, target, arguments.seconds) for target in arguments.targets or known]
+        runs = [pool.submit(run, arguments.build, target, arguments.seconds, arguments.seed)
+                for target in arguments.targets or known]
         for done in runs:
             line, problem = done.result()
             print(line, flush=True)
