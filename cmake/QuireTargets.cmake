@@ -47,7 +47,8 @@ function(quire_test name)
   # One label a test, since a list does not survive the way to ctest; ctest matches parts of it.
   list(JOIN ARG_LABELS "_" labels)
   include(GoogleTest)
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST TEST_PREFIX "${ARG_PREFIX}"
+  # Values of parameters stay out of the names: their addresses differ from run to run.
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST NO_PRETTY_VALUES TEST_PREFIX "${ARG_PREFIX}"
     PROPERTIES ${properties} LABELS "${labels}")
 endfunction()
 

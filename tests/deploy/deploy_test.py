@@ -77,7 +77,7 @@ class Image(unittest.TestCase):
             for library in re.findall(r"NEEDED.*\[(.*?)\]", listed):
                 if re.match(r"(libc|libm|libgcc_s|ld-linux.*)\.so", library):
                     continue  # In the base image.
-                if re.match(r"(libtorch.*|libc10|lib(a|ub|t)san)\.so", library):
+                if re.match(r"(libtorch.*|libc10|libcu.*|libnccl|lib(a|ub|t)san)\.so", library):
                     continue  # Not in a build for serving.
                 # libfmt.so.9 is in libfmt9, libspdlog.so.1.10 in libspdlog1.10.
                 stem, version = library.split(".so.")
