@@ -159,7 +159,9 @@ void ClientStream::HandleConnectionEnd(absl::Status status) {
     return End(absl::DataLossError("the stream ended before every choice had finished"));
   }
   if (cancelled) {
-    return End(absl::IsCancelled(status) ? status : absl::CancelledError(status.message()));
+    // An end without words is that of this side's own cancellation.
+    return End(absl::IsCancelled(status) ? status
+                                         : absl::CancelledError("cancelled by the client"));
   }
   // Streams of the other engines do not move: their tokens depend on more than the request.
   const bool can_resume = request_.engine() == v1::ENGINE_UNSPECIFIED ||

@@ -98,6 +98,13 @@ void ChoiceOutput::CopyTo(uint32_t begin, uint32_t end, v1::Delta* delta) const 
   }
 }
 
+bool ChoiceOutput::LacksLogprobs(size_t end, const worker::v1::EntryLogprobs* logprobs) const {
+  if (!has_prompt_logprobs()) return true;
+  if (!wants_logprobs_ || end <= ids_.size()) return false;
+  return logprobs == nullptr || logprobs->first_index() > ids_.size() ||
+         end > size_t{logprobs->first_index()} + logprobs->output_size();
+}
+
 void ChoiceOutput::AddLogprobs(
     uint32_t first_index, const google::protobuf::RepeatedPtrField<v1::TokenLogprobs>& logprobs) {
   for (int i = 0; i < logprobs.size(); ++i) {

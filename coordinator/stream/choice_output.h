@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <quire/v1/inference.pb.h>
+#include <quire/worker/v1/worker.pb.h>
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "text/detokenizer.h"
@@ -48,11 +49,9 @@ class ChoiceOutput {
   uint32_t DeltaEnd(uint32_t begin) const {
     return begin < num_skipped_logprobs_ ? num_skipped_logprobs_ : num_tokens();
   }
-  // Tokens that a Delta can be sent for: with log-probabilities, those whose values have come.
+  // Tokens that a Delta can be sent for: none before the prompt's log-probabilities.
   uint32_t num_sendable() const {
-    if (finished.has_value()) return num_tokens();
-    if (prompt_logprobs_.size() < num_wanted_prompt_logprobs_) return 0;
-    return wants_logprobs_ ? std::min<uint32_t>(num_tokens(), logprobs_.size()) : num_tokens();
+    return finished.has_value() || has_prompt_logprobs() ? num_tokens() : 0;
   }
   // The text that Flush released.
   std::string tail() const { return text_.substr(TextEnd(num_tokens())); }
@@ -64,6 +63,9 @@ class ChoiceOutput {
     num_skipped_logprobs_ = num_tokens();
     logprobs_.resize(ids_.size());
   }
+  // Whether log-probabilities are wanted that `logprobs`, which may be null, does not bring
+  // together with tokens up to index `end`; or of the prompt, which come before the first token.
+  bool LacksLogprobs(size_t end, const worker::v1::EntryLogprobs* logprobs) const;
   // Log-probabilities of tokens from `first_index` on; those known already are skipped.
   void AddLogprobs(uint32_t first_index,
                    const google::protobuf::RepeatedPtrField<v1::TokenLogprobs>& logprobs);
@@ -84,6 +86,9 @@ class ChoiceOutput {
 
  private:
   ChoiceOutput() = default;
+  bool has_prompt_logprobs() const {
+    return prompt_logprobs_.size() >= num_wanted_prompt_logprobs_;
+  }
   size_t TextEnd(uint32_t num_tokens) const {
     return num_tokens == 0 ? 0 : text_ends_[num_tokens - 1];
   }
@@ -99,7 +104,7 @@ class ChoiceOutput {
   bool wants_logprobs_ = false;
   uint32_t num_skipped_logprobs_ = 0;  // of logprobs_, which are not known
   size_t num_wanted_prompt_logprobs_ = 0;
-  std::vector<v1::TokenLogprobs> logprobs_;
+  std::vector<v1::TokenLogprobs> logprobs_;         // of the tokens, where they are wanted
   std::vector<v1::TokenLogprobs> prompt_logprobs_;  // entry i is about prompt position i + 1
 };
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/printable.h"
 #include "common/rpc_status.h"
 
 namespace quire {
@@ -303,8 +304,17 @@ size_t RequestStream::num_bytes() const {
 
 // --- What the worker says ---
 
+void RequestStream::OnPromptLogprobs(const worker::v1::EntryLogprobs& logprobs) {
+  MutexLock lock(mutex_);
+  if (output_.ended.has_value() || logprobs.choice() >= output_.choices.size()) return;
+  ChoiceOutput& choice = output_.choices[logprobs.choice()];
+  if (choice.finished.has_value()) return;  // nothing comes after the end that its client was told
+  choice.AddPromptLogprobs(logprobs.first_prompt_position(), logprobs.prompt());
+}
+
 void RequestStream::OnTokens(uint32_t attempt, uint32_t number, uint32_t first_index,
-                             absl::Span<const uint32_t> ids) {
+                             absl::Span<const uint32_t> ids,
+                             const worker::v1::EntryLogprobs* logprobs) {
   Effects effects;
   const int64_t now = context_.timers->Now();
   int64_t first_token = -1;
@@ -323,6 +333,10 @@ void RequestStream::OnTokens(uint32_t attempt, uint32_t number, uint32_t first_i
       EndLocked(absl::InternalError(absl::StrCat("worker ", worker_name_, " sent more than the ",
                                                  request_.parameters.max_new_tokens(), " tokens")),
                 &effects);
+    } else if (choice.LacksLogprobs(first_index + ids.size(), logprobs)) {
+      EndLocked(absl::InternalError(absl::StrCat("worker ", worker_name_, " sent tokens from ",
+                                                 first_index, " without log-probabilities")),
+                &effects);
     } else if (const uint32_t known = choice.num_tokens() - first_index; known < ids.size()) {
       if (first_token_at_ < 0) {
         first_token_at_ = now;
@@ -337,6 +351,7 @@ void RequestStream::OnTokens(uint32_t attempt, uint32_t number, uint32_t first_i
       const WorkerNumber here = link_ == nullptr ? 0 : link_->number();
       std::erase_if(refused_, [here](WorkerNumber number) { return number != here; });
       const auto stopped = choice.Append(ids.subspan(known));
+      if (logprobs != nullptr) choice.AddLogprobs(logprobs->first_index(), logprobs->output());
       if (!losses_.empty()) ClearLosses(&effects);
       if (!stopped.ok()) {
         EndLocked(absl::InternalError(
@@ -354,19 +369,12 @@ void RequestStream::OnTokens(uint32_t attempt, uint32_t number, uint32_t first_i
   Carry(effects);
 }
 
-void RequestStream::OnLogprobs(const worker::v1::EntryLogprobs& logprobs) {
-  MutexLock lock(mutex_);
-  if (output_.ended.has_value() || logprobs.choice() >= output_.choices.size()) return;
-  ChoiceOutput& choice = output_.choices[logprobs.choice()];
-  if (choice.finished.has_value()) return;  // nothing comes after the end that its client was told
-  choice.AddLogprobs(logprobs.first_index(), logprobs.output());
-  choice.AddPromptLogprobs(logprobs.first_prompt_position(), logprobs.prompt());
-}
-
 void RequestStream::OnNotice(const v1::Notice& notice) {
   MutexLock lock(mutex_);
-  if (!output_.ended.has_value() && output_.notices.size() < kMaxNotices)
-    output_.notices.push_back(notice);
+  if (output_.ended.has_value() || output_.notices.size() >= kMaxNotices) return;
+  v1::Notice& added = output_.notices.emplace_back();
+  added.set_kind(notice.kind());
+  added.set_why(Printable(notice.why(), kMaxStatusMessageBytes));
 }
 
 void RequestStream::OnFinish(const worker::v1::Finish& finish) {
@@ -383,13 +391,15 @@ void RequestStream::OnFinish(const worker::v1::Finish& finish) {
         !choice.stopped() && is_movable()) {
       // The worker gives up, not the request. It is not asked again before others were.
       if (link_ != nullptr) refused_.insert(link_->number());
+      CancelAtWorker(std::nullopt, &effects);  // what it has of the other choices
       LeaveWorker(absl::UnavailableError(finish.status_message()));
       moves = true;
     } else {
       TakeFinish(finish, &effects);
     }
   }
-  moves ? PlaceAndSubmit() : Carry(effects);
+  Carry(effects);
+  if (moves) PlaceAndSubmit();
 }
 
 void RequestStream::TakeFinish(const worker::v1::Finish& finish, Effects* effects) {
@@ -398,6 +408,7 @@ void RequestStream::TakeFinish(const worker::v1::Finish& finish, Effects* effect
   v1::Finished& finished = FinishChoice(finish.choice(), finish.reason());
   *finished.mutable_usage() = finish.usage();
   *finished.mutable_timings() = finish.timings();
+  finished.DiscardUnknownFields();
   if (choice.stopped()) {
     finished.mutable_usage()->set_output_tokens(choice.num_tokens());
   } else if (finish.has_stop_token_id()) {

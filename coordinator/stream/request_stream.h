@@ -140,9 +140,9 @@ class RequestStream final : public TokenReceiver,
   // Approximate bytes that it holds.
   size_t num_bytes() const;
 
+  void OnPromptLogprobs(const worker::v1::EntryLogprobs& logprobs) override;
   void OnTokens(uint32_t attempt, uint32_t choice, uint32_t first_index,
-                absl::Span<const uint32_t> ids) override;
-  void OnLogprobs(const worker::v1::EntryLogprobs& logprobs) override;
+                absl::Span<const uint32_t> ids, const worker::v1::EntryLogprobs* logprobs) override;
   void OnNotice(const v1::Notice& notice) override;
   void OnFinish(const worker::v1::Finish& finish) override;
   void OnRejected(uint32_t attempt, const absl::Status& status) override;
@@ -196,7 +196,7 @@ class RequestStream final : public TokenReceiver,
   void FinishStopped() QUIRE_REQUIRES(mutex_);
   // It has no worker any more: what comes of the attempt is void.
   void LeaveWorker(const absl::Status& why) QUIRE_REQUIRES(mutex_);
-  void StartMoving(std::string why) QUIRE_REQUIRES(mutex_);
+  void StartMoving(absl::string_view why) QUIRE_REQUIRES(mutex_);
   // Whether the request is what its workers died of, as far as one can know.
   bool CountLoss(WorkerLoss loss) QUIRE_REQUIRES(mutex_);
   // Tokens count for ClearLosses from here on.

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/printable.h"
 #include "common/rpc_status.h"
 #include "coordinator/stream/request_stream.h"
 
@@ -253,11 +254,11 @@ void RequestStream::LeaveWorker(const absl::Status& why) {
   link_ = nullptr;
   has_left_worker_ = true;
   ++attempt_;
-  StartMoving(std::string(why.message()));
+  StartMoving(why.message());
 }
 
-void RequestStream::StartMoving(std::string why) {
-  moving_why_ = std::move(why);
+void RequestStream::StartMoving(absl::string_view why) {
+  moving_why_ = Printable(why, kMaxStatusMessageBytes);
   moving_since_ = context_.timers->Now() - waited_;
 }
 

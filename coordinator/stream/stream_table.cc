@@ -118,6 +118,11 @@ void StreamTable::OnEnd(RequestStream& stream, const absl::Status& status) {
   const size_t num_bytes = stream.num_bytes();
   std::vector<int64_t> losses = stream.losses();
   MutexLock lock(mutex_);
+  // Also of one in whose place another is already, made after it had failed.
+  if (!status.ok() && !losses.empty()) {
+    suspects_.emplace_back(stream.fingerprint(), std::move(losses));
+    if (suspects_.size() > kMaxSuspects) suspects_.pop_front();
+  }
   const auto found = live_.find(stream.request_id());
   if (found == live_.end() || found->second.stream.get() != &stream) return;
   const int64_t now = clock_();
@@ -126,10 +131,6 @@ void StreamTable::OnEnd(RequestStream& stream, const absl::Status& status) {
         kept_.insert(kept_.end(), {found->second.stream, now + kKeepMicros, num_bytes});
     kept_by_id_[stream.request_id()] = kept;
     kept_bytes_ += num_bytes;
-  }
-  if (!status.ok() && !losses.empty()) {
-    suspects_.emplace_back(stream.fingerprint(), std::move(losses));
-    if (suspects_.size() > kMaxSuspects) suspects_.pop_front();
   }
   live_.erase(found);
   DropExpired(now);

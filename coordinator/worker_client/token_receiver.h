@@ -24,10 +24,13 @@ enum class WorkerLoss {
 class TokenReceiver {
  public:
   virtual ~TokenReceiver() = default;
-  // Tokens of a choice; ids[0] has index `first_index` in its output.
+  // Log-probabilities of prompt tokens, before the first token.
+  virtual void OnPromptLogprobs(const worker::v1::EntryLogprobs& logprobs) = 0;
+  // Tokens of a choice; ids[0] has index `first_index` in its output. `logprobs` has theirs; null:
+  // none came.
   virtual void OnTokens(uint32_t attempt, uint32_t choice, uint32_t first_index,
-                        absl::Span<const uint32_t> ids) = 0;
-  virtual void OnLogprobs(const worker::v1::EntryLogprobs& logprobs) = 0;
+                        absl::Span<const uint32_t> ids,
+                        const worker::v1::EntryLogprobs* logprobs) = 0;
   virtual void OnNotice(const quire::v1::Notice& notice) = 0;
   // The end of a choice, after its tokens.
   virtual void OnFinish(const worker::v1::Finish& finish) = 0;

@@ -262,12 +262,14 @@ bool WorkerLink::SetWhy(const absl::Status& status) {
   return std::exchange(reported_why_, why) != why;
 }
 
-void WorkerLink::EndSession(WorkerLoss loss, const absl::Status& status) {
+bool WorkerLink::EndSession(WorkerLoss loss, const absl::Status& status,
+                            std::optional<uint64_t> which) {
   Taken requests;
   std::shared_ptr<WorkerConnector::Sink> sink;
   WorkerConnector::CancelFetch cancel_fetch;
   {
     MutexLock lock(mutex_);
+    if (which.has_value() && (*which != session_ || closed_session_ >= *which)) return false;
     closed_session_ = session_;
     cancel_fetch = std::exchange(cancel_fetch_, nullptr);
     sink = std::move(sink_);
@@ -284,6 +286,7 @@ void WorkerLink::EndSession(WorkerLoss loss, const absl::Status& status) {
   for (auto& [key, request] : requests) {
     request.receiver->OnWorkerLost(request.attempt, loss, status);
   }
+  return true;
 }
 
 void WorkerLink::OnClosed(uint64_t session, const absl::Status& status) {
@@ -298,7 +301,9 @@ void WorkerLink::OnClosed(uint64_t session, const absl::Status& status) {
     }
     if (opened_ || why_.empty() || why_ == "connecting") why_ = why;
   }
-  EndSession(loss, absl::UnavailableError(absl::StrCat("the worker is lost: ", why)));
+  // Not one that has taken its place meanwhile.
+  const auto lost = absl::UnavailableError(absl::StrCat("the worker is lost: ", why));
+  if (!EndSession(loss, lost, session)) return;
   RetryAfter(kRetryMicros, [](WorkerLink& link) { link.Connect(); });
 }
 

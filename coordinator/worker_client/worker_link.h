@@ -124,7 +124,9 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   void OnStepOutput(const worker::v1::StepOutput& output);
   void OnRejected(const worker::v1::Rejected& rejected);
   void OnClosed(uint64_t session, const absl::Status& status);
-  void EndSession(WorkerLoss loss, const absl::Status& status);
+  // False: nothing was done, since `which` is given and is not the session now.
+  bool EndSession(WorkerLoss loss, const absl::Status& status,
+                  std::optional<uint64_t> which = std::nullopt);
   bool IsUnheard(int64_t now) const QUIRE_REQUIRES(mutex_);
   // Why an open session's worker is not to be relied on, to go after its name; empty if it is.
   std::string SuspectWhy(int64_t now) const QUIRE_REQUIRES(mutex_);
@@ -169,6 +171,7 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   // By key, so that requests which have waited longest look for another worker first.
   using Taken = std::vector<std::pair<uint64_t, Request>>;
   Taken TakeRequests() QUIRE_REQUIRES(mutex_);
+  static void WriteCancel(uint64_t key, WorkerConnector::Sink* sink);
 
   // Keys that were alive when a session was lost: cancelled when the same process is back.
   std::vector<uint64_t> lost_keys_ QUIRE_GUARDED_BY(mutex_);

@@ -75,9 +75,7 @@ void WorkerLink::TakeRequestsAway(WorkerLoss loss, const absl::Status& status) {
   LogWarning(absl::StrCat("worker ", name, " at ", address_, " is given up with ", requests.size(),
                           " requests: ", status.message()));
   for (const auto& [key, request] : requests) {
-    SessionRequest cancel;
-    cancel.mutable_cancel()->set_key(key);
-    if (sink != nullptr) sink->Write(std::move(cancel));
+    if (sink != nullptr) WriteCancel(key, sink.get());
   }
   for (auto& [key, request] : requests) {
     request.receiver->OnWorkerLost(request.attempt, loss, status);

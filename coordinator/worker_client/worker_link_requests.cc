@@ -68,14 +68,21 @@ WorkerLink::Taken WorkerLink::TakeRequests() {
   return taken;
 }
 
+void WorkerLink::WriteCancel(uint64_t key, WorkerConnector::Sink* sink) {
+  SessionRequest message;
+  message.mutable_cancel()->set_key(key);
+  sink->Write(std::move(message));
+}
+
 bool WorkerLink::Submit(worker::v1::Submit submit, std::shared_ptr<TokenReceiver> receiver) {
+  const uint64_t key = submit.key();
   std::shared_ptr<WorkerConnector::Sink> sink;
   SessionRequest message;
   {
     MutexLock lock(mutex_);
     if (!opened_ || sink_ == nullptr) return false;
     sink = sink_;
-    Request& request = requests_[submit.key()];
+    Request& request = requests_[key];
     num_sequences_ -= request.num_running;  // of an attempt before, whose end did not come
     request.receiver = std::move(receiver);
     request.attempt = submit.attempt();
@@ -91,6 +98,13 @@ bool WorkerLink::Submit(worker::v1::Submit submit, std::shared_ptr<TokenReceiver
   *message.mutable_submit() = std::move(submit);
   // A failure ends the session, and with it the request, by OnClosed.
   sink->Write(std::move(message));
+  bool is_gone = false;
+  {
+    MutexLock lock(mutex_);
+    is_gone = !requests_.contains(key);
+  }
+  // Taken away meanwhile, by a Cancel that may have come before this, or at its end already.
+  if (is_gone) WriteCancel(key, sink.get());
   return true;
 }
 
@@ -165,6 +179,13 @@ void WorkerLink::OnStepOutput(const StepOutput& output) {
       if (--found->second.num_running == 0) requests_.erase(found);
     }
   }
+  std::map<std::pair<uint64_t, uint32_t>, const worker::v1::EntryLogprobs*> of_tokens;
+  for (int i = 0; i < output.logprobs_size(); ++i) {
+    const worker::v1::EntryLogprobs& entry = output.logprobs(i);
+    if (logprobs[i] == nullptr) continue;
+    if (entry.prompt_size() > 0) logprobs[i]->OnPromptLogprobs(entry);
+    if (entry.output_size() > 0) of_tokens.emplace(std::pair(entry.key(), entry.choice()), &entry);
+  }
   int first_token = 0;
   for (int i = 0; i < num_entries; ++i) {
     const uint32_t choice = output.choice_size() == 0 ? 0 : output.choice(i);
@@ -174,13 +195,12 @@ void WorkerLink::OnStepOutput(const StepOutput& output) {
       break;
     }
     if (entries[i] != nullptr) {
+      const auto found = of_tokens.find({output.key(i), choice});
       entries[i]->OnTokens(output.attempt(i), choice, output.first_index(i),
-                           absl::MakeSpan(output.token_ids().data() + first_token, num_tokens));
+                           absl::MakeSpan(output.token_ids().data() + first_token, num_tokens),
+                           found == of_tokens.end() ? nullptr : found->second);
     }
     first_token += static_cast<int>(num_tokens);
-  }
-  for (int i = 0; i < output.logprobs_size(); ++i) {
-    if (logprobs[i] != nullptr) logprobs[i]->OnLogprobs(output.logprobs(i));
   }
   for (int i = 0; i < output.notices_size(); ++i) {
     if (notices[i] != nullptr) notices[i]->OnNotice(output.notices(i).notice());

@@ -356,10 +356,11 @@ class InProcessCoordinator {
     };
     return context;
   }
-  std::shared_ptr<RequestStream> MakeStream(const std::string& request_id) {
+  std::shared_ptr<RequestStream> MakeStream(const std::string& request_id,
+                                            std::optional<int64_t> received_at = std::nullopt) {
     const RequestStream::Context context = MakeContext();
     const auto found = streams_.FindOrMake(request_id, "body", [&] {
-      return std::make_shared<RequestStream>(next_key_++, request_id, "body", context);
+      return std::make_shared<RequestStream>(next_key_++, request_id, "body", context, received_at);
     });
     return found->stream;
   }

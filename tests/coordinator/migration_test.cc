@@ -57,7 +57,8 @@ TEST_F(MigrationTest, WhatHasComeGoesAlongAndWhatHasEndedDoesNotRunAgain) {
   Silence("a:1");
   Run run = Start("r", Prepared(10, 2));
   std::vector<uint32_t> ids = Expected(2);
-  for (const uint32_t choice : {0u, 1u}) run.stream->OnTokens(1, choice, 0, absl::MakeSpan(ids));
+  for (const uint32_t choice : {0u, 1u})
+    run.stream->OnTokens(1, choice, 0, absl::MakeSpan(ids), nullptr);
   worker::v1::Finish finish;
   finish.set_attempt(1);
   finish.set_choice(1);
@@ -185,6 +186,24 @@ TEST_F(MigrationTest, EndsUnavailableWhenNoEqualWorkerComesInTime) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("no worker that gives the same tokens"));
   const std::vector<uint32_t> tokens = run.client->tokens();
   EXPECT_EQ(tokens, Expected(static_cast<uint32_t>(tokens.size())));
+}
+
+TEST_F(MigrationTest, AWorkerThatGivesOneChoiceUpIsRidOfTheOthers) {
+  const InProcessWorker::Options slow = {
+      .context = 100'000, .num_blocks = 20'000, .step_micros = 2'000};
+  StartWorker("a:1", slow);
+  Silence("a:1");
+  Run run = Start("r", Prepared(50'000, 2));
+  StartWorker("b:1", slow);
+  worker::v1::Finish finish;  // of choice 0
+  finish.set_attempt(1);
+  finish.set_reason(v1::Finished::ABORTED);
+  finish.set_status_code(static_cast<int>(absl::StatusCode::kUnavailable));
+  run.stream->OnFinish(finish);
+  run.client->WaitForTokens(1);  // of b:1
+  ExpectIdle("a:1");
+  run.stream->Cancel();
+  EXPECT_TRUE(absl::IsCancelled(run.client->WaitForEnd()));
 }
 
 TEST_F(MigrationTest, AWorkerThatGivesEveryRequestUpDoesNotKeepOneForEver) {

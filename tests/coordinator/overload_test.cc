@@ -106,17 +106,21 @@ TEST_F(OverloadTest, TheDelayFollowsFromTheRateAtWhichRequestsEnd) {
     EXPECT_TRUE(Start("r" + std::to_string(i), Prepared(5)).client->WaitForEnd().ok());
   }
   std::vector<Run> runs;
-  std::vector<uint32_t> delays;
+  // When to come back, in microseconds: at the earliest, and at the latest.
+  std::vector<int64_t> from, until;
   for (int i = 0; i < 9; ++i) {
+    const int64_t before = SteadyMicros();
     runs.push_back(Start("s" + std::to_string(i), Prepared(200)));
     if (i < 5) continue;
     const absl::Status status = runs.back().client->WaitForEnd();
     ASSERT_TRUE(absl::IsResourceExhausted(status)) << status;
-    delays.push_back(RetryDelayOf(status).value_or(0));
+    const int64_t delay = int64_t{RetryDelayOf(status).value_or(0)} * 1000;
+    EXPECT_GE(delay, 90'000);
+    from.push_back(before + delay);
+    until.push_back(SteadyMicros() + delay);
   }
   // Each is told a later place than the one before.
-  EXPECT_GE(delays[0], 90u);
-  for (size_t i = 1; i < delays.size(); ++i) EXPECT_GT(delays[i], delays[i - 1] + 50);
+  for (size_t i = 1; i < from.size(); ++i) EXPECT_GT(until[i], from[i - 1] + 50'000);
 }
 
 TEST_F(OverloadTest, QueueTimeoutHoldsBeforeAWorkerIsChosen) {
@@ -129,6 +133,19 @@ TEST_F(OverloadTest, QueueTimeoutHoldsBeforeAWorkerIsChosen) {
   EXPECT_THAT(status.message(), HasSubstr("coordinator's queue, 0 tokens out"));
   run.stream->Begin(Prepared(5));  // comes too late
   ExpectIdle("a:1");
+}
+
+TEST_F(OverloadTest, QueueTimeoutRunsFromTheArrival) {
+  StartWorker("a:1");
+  // It took a minute to be read.
+  const auto stream = coordinator_.MakeStream("r", SteadyMicros() - 60'000'000);
+  const auto client = std::make_shared<TestClient>(stream);
+  ASSERT_TRUE(stream->Attach(client, {}, std::nullopt, "timeout_ms"));
+  stream->LimitQueueing(59'000);
+  const absl::Status status = client->WaitForEnd();
+  EXPECT_THAT(status.message(), HasSubstr("queue_timeout_ms passed after 6"));
+  ASSERT_EQ(coordinator_.records().size(), 1u);
+  EXPECT_GE(coordinator_.records()[0].total, 60'000'000);
 }
 
 TEST_F(OverloadTest, QueueTimeoutHoldsWhileARequestWaitsForAnotherWorker) {

@@ -62,15 +62,71 @@ TEST_F(RequestStreamTest, LogProbabilitiesOfALongPromptComeInParts) {
   EXPECT_EQ(later->num_prompt_logprobs(), 0u);
 }
 
+TEST_F(RequestStreamTest, TokensWithoutTheirLogprobsEndTheRequest) {
+  StartWorker("a:1");
+  Silence("a:1");
+  std::vector<uint32_t> ids = Expected(4);
+  worker::v1::EntryLogprobs both;
+  for (int i = 0; i < 2; ++i) both.add_output()->set_logprob(FakeExecutor::LogprobAt(3 + i));
+  for (const bool skips : {false, true}) {
+    PreparedRequest request = Prepared(10);
+    request.parameters.set_logprobs(0);
+    Run run = Start(skips ? "skips" : "none", std::move(request));
+    run.stream->OnTokens(1, 0, 0, absl::MakeSpan(ids).first(2), &both);
+    worker::v1::EntryLogprobs later;
+    later.set_first_index(3);
+    later.add_output()->set_logprob(-1);
+    run.stream->OnTokens(1, 0, 2, absl::MakeSpan(ids).last(2), skips ? &later : nullptr);
+    run.stream->OnMessageEnd();
+    const absl::Status status = run.client->WaitForEnd();
+    EXPECT_TRUE(absl::IsInternal(status)) << status;
+    EXPECT_EQ(run.client->tokens(), Expected(2));
+  }
+}
+
+TEST_F(RequestStreamTest, TokensBeforeThePromptsLogprobsEndTheRequest) {
+  StartWorker("a:1");
+  Silence("a:1");
+  PreparedRequest request = Prepared(10);
+  request.parameters.set_prompt_logprobs(0);
+  Run run = Start("r", std::move(request));
+  worker::v1::EntryLogprobs first;  // of two
+  first.set_first_prompt_position(1);
+  first.add_prompt()->set_logprob(FakeExecutor::LogprobAt(1));
+  run.stream->OnPromptLogprobs(first);
+  std::vector<uint32_t> ids = Expected(1);
+  run.stream->OnTokens(1, 0, 0, absl::MakeSpan(ids), nullptr);
+  run.stream->OnMessageEnd();
+  const absl::Status status = run.client->WaitForEnd();
+  EXPECT_TRUE(absl::IsInternal(status)) << status;
+  EXPECT_TRUE(run.client->tokens().empty());
+}
+
+TEST_F(RequestStreamTest, AWorkersWordsReachClientsWithinABound) {
+  StartWorker("a:1");
+  Silence("a:1");
+  Run run = Start("r", Prepared(10));
+  v1::Notice notice;
+  notice.set_kind(v1::Notice::PREEMPTED);
+  notice.set_why(std::string(5 << 20, 'x'));
+  run.stream->OnNotice(notice);
+  run.stream->OnMessageEnd();
+  run.stream->End(absl::CancelledError("the test is over"));
+  run.client->WaitForEnd().IgnoreError();
+  ASSERT_EQ(run.client->notices().size(), 1u);
+  EXPECT_EQ(run.client->notices()[0].kind(), v1::Notice::PREEMPTED);
+  EXPECT_LT(run.client->notices()[0].ByteSizeLong(), 2000u);
+}
+
 TEST_F(RequestStreamTest, ASecondClientTakesOverFromTheStart) {
   StartWorker("a:1", {.step_micros = 2'000});
-  Run first = Start("r", Prepared(60));
+  Run first = Start("r", Prepared(500));
   first.client->WaitForTokens(5);
   Run second = Attach("r");
   EXPECT_EQ(second.stream, first.stream);
   EXPECT_TRUE(absl::IsAborted(first.client->WaitForEnd()));
   EXPECT_TRUE(second.client->WaitForEnd().ok());
-  EXPECT_EQ(second.client->tokens(), Expected(60));
+  EXPECT_EQ(second.client->tokens(), Expected(500));
 }
 
 TEST_F(RequestStreamTest, ASecondClientGoesOnAfterWhatItHas) {
@@ -99,12 +155,12 @@ TEST_F(RequestStreamTest, RefusesToResumeWithOtherTokens) {
 
 TEST_F(RequestStreamTest, AClientThatIsAheadIsComparedOnceTheStreamIsThere) {
   StartWorker("a:1", {.step_micros = 2'000});
-  Run first = Start("r", Prepared(60));
+  Run first = Start("r", Prepared(500));
   first.client->WaitForTokens(3);
-  Run ahead = Attach("r", {Expected(40)});
+  Run ahead = Attach("r", {Expected(400)});
   EXPECT_TRUE(ahead.client->WaitForEnd().ok());
-  EXPECT_EQ(ahead.client->first_index(), 40u);
-  EXPECT_EQ(ahead.client->tokens(), Expected(60, 40));
+  EXPECT_EQ(ahead.client->first_index(), 400u);
+  EXPECT_EQ(ahead.client->tokens(), Expected(500, 400));
   EXPECT_TRUE(absl::IsAborted(first.client->WaitForEnd()));
   EXPECT_GE(first.client->tokens().size(), 20u) << "it was served until then";
 
@@ -297,7 +353,7 @@ TEST_F(RequestStreamTest, ATokenCountsOnceAndOfTheCurrentAttemptAlone) {
   Run run = Start("r", Prepared(10));
   const std::vector<uint32_t> tokens = Expected(4);
   const auto say = [&](uint32_t attempt, uint32_t first_index, std::vector<uint32_t> ids) {
-    run.stream->OnTokens(attempt, 0, first_index, absl::MakeSpan(ids));
+    run.stream->OnTokens(attempt, 0, first_index, absl::MakeSpan(ids), nullptr);
     run.stream->OnMessageEnd();
   };
   say(1, 0, {tokens[0], tokens[1]});
@@ -322,12 +378,12 @@ TEST_F(RequestStreamTest, TokensAfterTheEndOfAChoiceAreNone) {
   Silence("a:1");
   Run run = Start("r", Prepared(10, 2));
   std::vector<uint32_t> ids = Expected(2);
-  run.stream->OnTokens(1, 0, 0, absl::MakeSpan(ids));
+  run.stream->OnTokens(1, 0, 0, absl::MakeSpan(ids), nullptr);
   worker::v1::Finish finish;
   finish.set_attempt(1);
   finish.set_reason(v1::Finished::STOP);
   run.stream->OnFinish(finish);
-  run.stream->OnTokens(1, 0, 2, absl::MakeSpan(ids));
+  run.stream->OnTokens(1, 0, 2, absl::MakeSpan(ids), nullptr);
   run.stream->OnMessageEnd();
   EXPECT_EQ(run.client->tokens(0), Expected(2));
   run.stream->End(absl::CancelledError("the test is over"));
@@ -344,7 +400,7 @@ TEST_F(RequestStreamTest, WhatComesOfAnAttemptAfterItsWorkerIsLostIsVoid) {
   run.stream->OnWorkerLost(1, WorkerLoss::kGone,
                            absl::UnavailableError("lost"));  // if the link has not said so yet
   std::vector<uint32_t> late = {1, 2};
-  run.stream->OnTokens(1, 0, 0, absl::MakeSpan(late));
+  run.stream->OnTokens(1, 0, 0, absl::MakeSpan(late), nullptr);
   run.stream->OnMessageEnd();
   EXPECT_TRUE(run.client->tokens().empty());
   run.stream->End(absl::CancelledError("the test is over"));
@@ -428,7 +484,7 @@ TEST_F(RequestStreamTest, ALostWorkerEndsStreamsThatMayNotMoveAndServesWhenItIsB
 TEST_F(RequestStreamTest, AFullQueueIsAnErrorWithADelay) {
   StartWorker("a:1", {.max_num_seqs = 1, .max_queue = 1, .step_micros = 5'000});
   std::vector<Run> runs;
-  for (int i = 0; i < 6; ++i) runs.push_back(Start("r" + std::to_string(i), Prepared(20)));
+  for (int i = 0; i < 6; ++i) runs.push_back(Start("r" + std::to_string(i), Prepared(200)));
   int num_full = 0;
   for (Run& run : runs) {
     const absl::Status status = run.client->WaitForEnd();

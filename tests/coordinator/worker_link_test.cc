@@ -99,8 +99,9 @@ class WorkerLinkTest : public testing::Test {
 
 class NoReceiver final : public TokenReceiver {
  public:
-  void OnTokens(uint32_t, uint32_t, uint32_t, absl::Span<const uint32_t>) override {}
-  void OnLogprobs(const worker::v1::EntryLogprobs&) override {}
+  void OnPromptLogprobs(const worker::v1::EntryLogprobs&) override {}
+  void OnTokens(uint32_t, uint32_t, uint32_t, absl::Span<const uint32_t>,
+                const worker::v1::EntryLogprobs*) override {}
   void OnNotice(const v1::Notice&) override {}
   void OnFinish(const worker::v1::Finish&) override {}
   void OnRejected(uint32_t, const absl::Status&) override {}
@@ -244,6 +245,28 @@ TEST_F(WorkerLinkTest, AnswersUntilItIsSilentNotWhileTheCoordinatorStoodStill) {
   link_->Tick();
   EXPECT_FALSE(link_->View().answers);
   EXPECT_TRUE(link_->View().is_open);
+}
+
+TEST_F(WorkerLinkTest, WhatIsTakenAwayBeforeItIsSentIsCancelledAfterIt) {
+  Say(Opened("one"));
+  link_->Tick();
+  auto& sink = *sessions_.sinks.back();
+  sink.before_write = [this] {
+    for (int i = 0; i < 7; ++i) {
+      timers_.Advance(250'000);
+      link_->Tick();
+    }
+  };
+  worker::v1::Submit submit;
+  submit.set_key(7);
+  submit.mutable_parameters()->set_n(1);
+  ASSERT_TRUE(link_->Submit(submit, std::make_shared<NoReceiver>()));
+  std::vector<std::string> sent;
+  for (const SessionRequest& message : sink.written) {
+    if (message.has_submit()) sent.push_back("submit");
+    if (message.has_cancel() && message.cancel().key() == 7) sent.push_back("cancel");
+  }
+  EXPECT_THAT(sent, testing::ElementsAre("cancel", "submit", "cancel"));
 }
 
 TEST_F(WorkerLinkTest, ASessionWhoseOpenHasNoAnswerIsGivenUp) {

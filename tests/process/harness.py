@@ -256,10 +256,18 @@ class Stage(contextlib.ExitStack):
                            environment=environment)
 
     def again(self, process: Process) -> Process:
-        """Starts what has ended anew, with its flags and on its port."""
+        """Starts what has ended anew, with its flags and on its port, which a connection that another process makes
+        may have for a while."""
         flags = list(process.flags)
         flags[flags.index("--port") + 1] = str(process.port)
-        return self._start(process.program, flags, process.environment)
+        deadline = time.monotonic() + HANG_S
+        while True:
+            try:
+                return self._start(process.program, flags, process.environment)
+            except AssertionError as problem:
+                if process.address not in str(problem) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def model(self, name: str, context: int = 2048, tokenizer: bool = False) -> pathlib.Path:
         """A model folder for the fake engine: configuration without weights. No token ends its output."""

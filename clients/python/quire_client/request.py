@@ -23,7 +23,7 @@ class GenerateOptions(TypedDict, total=False):
 
     request_id: str
     model: str
-    engine: str  # "paged", "baseline" or "hf_reference"
+    engine: str  # "paged", "baseline" or "hf_reference", or as the command line has it, "hf-reference"
     worker: str
     add_special_tokens: bool
     tools: str  # chat: a JSON array
@@ -75,7 +75,7 @@ def build_request(prompt: Prompt, **options: Unpack[GenerateOptions]) -> pb.Gene
     request = pb.GenerateRequest(request_id=given.get("request_id") or str(uuid.uuid4()))
     _set_prompt(request, prompt, given)
     if "engine" in given:
-        request.engine = pb.Engine.Value(given["engine"].upper())
+        request.engine = pb.Engine.Value(given["engine"].upper().replace("-", "_"))
     for name in _PLAIN:
         if name in given:
             setattr(request, name, given[name])

@@ -55,6 +55,7 @@ class BuildRequestTest(unittest.TestCase):
             build_request("hello", tools="[]")
         with self.assertRaises(ValueError):
             build_request("hello", engine="other")
+        self.assertEqual(build_request("hello", engine="hf-reference").engine, pb.HF_REFERENCE)
 
 
 if __name__ == "__main__":
