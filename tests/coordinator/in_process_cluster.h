@@ -167,6 +167,10 @@ class InProcessNetwork {
     MutexLock lock(mutex_);
     on_submit_ = std::move(hook);
   }
+  size_t num_cancels(const std::string& address) {
+    MutexLock lock(mutex_);
+    return num_cancels_[address];
+  }
   // What was submitted to the worker at `address`.
   std::vector<worker::v1::Submit> Submits(const std::string& address) {
     MutexLock lock(mutex_);
@@ -190,7 +194,7 @@ class InProcessNetwork {
     bool Write(worker::v1::SessionRequest) override { return false; }
     void Close(absl::Status) override {}
   };
-  // Notes the submits that pass.
+  // Notes the submits and cancels that pass.
   class NotingSink final : public WorkerConnector::Sink {
    public:
     NotingSink(InProcessNetwork* network, std::string address,
@@ -198,6 +202,7 @@ class InProcessNetwork {
         : network_(network), address_(std::move(address)), sink_(std::move(sink)) {}
     bool Write(worker::v1::SessionRequest message) override {
       if (message.has_submit()) network_->NoteSubmit(address_, message.submit());
+      if (message.has_cancel()) network_->NoteCancel(address_);
       return sink_->Write(std::move(message));
     }
     void Close(absl::Status status) override { sink_->Close(std::move(status)); }
@@ -257,6 +262,11 @@ class InProcessNetwork {
     return sink;
   }
 
+  void NoteCancel(const std::string& address) {
+    MutexLock lock(mutex_);
+    ++num_cancels_[address];
+  }
+
   void NoteSubmit(const std::string& address, const worker::v1::Submit& submit) {
     std::function<void(const worker::v1::Submit&)> hook;
     {
@@ -285,6 +295,7 @@ class InProcessNetwork {
   std::vector<std::shared_ptr<FetchDone>> waiting_fetches_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, std::optional<ModelFiles>> other_files_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, size_t> num_fetches_ QUIRE_GUARDED_BY(mutex_);
+  std::map<std::string, size_t> num_cancels_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, std::vector<worker::v1::Submit>> submits_ QUIRE_GUARDED_BY(mutex_);
   std::function<void(const worker::v1::Submit&)> on_submit_ QUIRE_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<InProcessWorker>> workers_ QUIRE_GUARDED_BY(mutex_);

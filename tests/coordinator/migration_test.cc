@@ -189,17 +189,16 @@ TEST_F(MigrationTest, EndsUnavailableWhenNoEqualWorkerComesInTime) {
 }
 
 TEST_F(MigrationTest, AWorkerThatGivesOneChoiceUpIsRidOfTheOthers) {
-  const InProcessWorker::Options slow = {
-      .context = 100'000, .num_blocks = 20'000, .step_micros = 2'000};
-  StartWorker("a:1", slow);
+  StartWorker("a:1", {.step_micros = 2'000});
   Silence("a:1");
-  Run run = Start("r", Prepared(50'000, 2));
-  StartWorker("b:1", slow);
+  Run run = Start("r", Prepared(500, 2));
+  StartWorker("b:1", {.step_micros = 2'000});
   worker::v1::Finish finish;  // of choice 0
   finish.set_attempt(1);
   finish.set_reason(v1::Finished::ABORTED);
   finish.set_status_code(static_cast<int>(absl::StatusCode::kUnavailable));
   run.stream->OnFinish(finish);
+  EXPECT_EQ(network_.num_cancels("a:1"), 1u);
   run.client->WaitForTokens(1);  // of b:1
   ExpectIdle("a:1");
   run.stream->Cancel();
