@@ -333,7 +333,7 @@ TEST_F(InferenceServiceTest, OneThatWasAcceptedElsewhereWaitsForRoom) {
 
 class SoonCutOffTest : public InferenceServiceTest {
  protected:
-  SoonCutOffTest() : InferenceServiceTest({.max_open = 1, .delivery_timeout = 100'000}) {}
+  SoonCutOffTest() : InferenceServiceTest({.max_open = 1, .delivery_timeout = 1'000'000}) {}
 };
 
 TEST_F(SoonCutOffTest, AClientThatDoesNotReadHoldsItsSlotForAWhile) {

@@ -73,7 +73,7 @@ TEST_F(OverloadTest, ATenantThatFillsItsPartOfTheQueueLeavesRoomForAnother) {
 }
 
 TEST_F(OverloadTest, NothingIsAskedWhileNobodyWasRefused) {
-  StartWorker("a:1", {.max_num_seqs = 1, .max_queue = 1, .step_micros = 2'000});
+  StartWorker("a:1", {.max_num_seqs = 1, .max_queue = 1, .step_micros = 20'000});
   Run first = Start("r1", Prepared(500));
   Run second = Start("r2", Prepared(500));
   WaitForWaiting(1);
@@ -83,7 +83,7 @@ TEST_F(OverloadTest, NothingIsAskedWhileNobodyWasRefused) {
 }
 
 TEST_F(OverloadTest, TriesOfARequestThatMovesAreToldToNobody) {
-  StartWorker("a:1", {.max_num_seqs = 1, .max_queue = 1, .step_micros = 2'000});
+  StartWorker("a:1", {.max_num_seqs = 1, .max_queue = 1, .step_micros = 20'000});
   Run first = Start("r1", Prepared(500));
   Run second = Start("r2", Prepared(500));
   WaitForWaiting(1);
@@ -149,7 +149,7 @@ TEST_F(OverloadTest, QueueTimeoutRunsFromTheArrival) {
 }
 
 TEST_F(OverloadTest, QueueTimeoutHoldsWhileARequestWaitsForAnotherWorker) {
-  StartWorker("a:1", {.max_num_seqs = 1, .step_micros = 2'000});
+  StartWorker("a:1", {.max_num_seqs = 1, .step_micros = 20'000});
   Run running = Start("running", Prepared(500));
   running.client->WaitForTokens(1);
   Run queued = Attach("queued");

@@ -7,7 +7,7 @@ from harness import Stage, lasting, main
 from quire.v1 import inference_pb2 as pb
 from service import Service, request
 
-NUM_TOKENS = min(lasting(300), 2000)  # 0.6 s at 2 ms a step
+NUM_TOKENS = min(lasting(600), 2000)  # 1.2 s at 2 ms a step
 
 
 def resume(*tokens):
