@@ -120,7 +120,7 @@ void WorkerLink::OnOpened(uint64_t session, const worker::v1::Opened& opened) {
   {
     MutexLock lock(mutex_);
     // A second one says nothing new: the session is with the process that opened it.
-    if (session != session_ || closed_session_ >= session || opened_) return;
+    if (!IsLive(session) || opened_) return;
   }
   absl::Status status = CheckOpened(opened);
   if (status.ok()) status = context_.admit(*this, opened);
@@ -129,7 +129,7 @@ void WorkerLink::OnOpened(uint64_t session, const worker::v1::Opened& opened) {
     bool is_news = false;
     {
       MutexLock lock(mutex_);
-      if (session != session_ || closed_session_ >= session) return;
+      if (!IsLive(session)) return;
       is_news = SetWhy(status);
       sink = sink_;
     }
@@ -145,7 +145,7 @@ void WorkerLink::OnOpened(uint64_t session, const worker::v1::Opened& opened) {
   std::shared_ptr<WorkerConnector::Sink> sink;
   {
     MutexLock lock(mutex_);
-    if (session != session_ || closed_session_ >= session) return;
+    if (!IsLive(session)) return;
     opened_ = true;
     const bool same_process = incarnation_ == opened.incarnation();
     incarnation_ = opened.incarnation();
@@ -163,9 +163,7 @@ void WorkerLink::OnOpened(uint64_t session, const worker::v1::Opened& opened) {
     sink = sink_;
   }
   for (const uint64_t key : lost_keys) {
-    SessionRequest cancel;
-    cancel.mutable_cancel()->set_key(key);
-    if (sink != nullptr) sink->Write(std::move(cancel));
+    if (sink != nullptr) WriteCancel(key, sink.get());
   }
   if (!fetch) return;
   if (num_failures == 0) return FetchModel(session);
@@ -269,7 +267,7 @@ bool WorkerLink::EndSession(WorkerLoss loss, const absl::Status& status,
   WorkerConnector::CancelFetch cancel_fetch;
   {
     MutexLock lock(mutex_);
-    if (which.has_value() && (*which != session_ || closed_session_ >= *which)) return false;
+    if (which.has_value() && !IsLive(*which)) return false;
     closed_session_ = session_;
     cancel_fetch = std::exchange(cancel_fetch_, nullptr);
     sink = std::move(sink_);
@@ -294,7 +292,7 @@ void WorkerLink::OnClosed(uint64_t session, const absl::Status& status) {
   WorkerLoss loss = WorkerLoss::kGone;
   {
     MutexLock lock(mutex_);
-    if (session != session_ || closed_session_ >= session) return;
+    if (!IsLive(session)) return;
     if (load_.draining()) loss = WorkerLoss::kDrained;
     if (opened_) {
       LogWarning(absl::StrCat("worker ", info_.name(), " at ", address_, " is lost: ", why));
@@ -326,7 +324,7 @@ void WorkerLink::Restart(const std::string& why) {
 void WorkerLink::OnEvent(uint64_t session, SessionEvent event) {
   {
     MutexLock lock(mutex_);
-    if (session != session_ || closed_session_ >= session) return;
+    if (!IsLive(session)) return;
     heard_at_ = context_.timers->Now();
     if (event.has_pong() || (event.has_opened() && !opened_)) answered_at_ = heard_at_;
     if (event.has_pong()) {

@@ -124,7 +124,11 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   void OnStepOutput(const worker::v1::StepOutput& output);
   void OnRejected(const worker::v1::Rejected& rejected);
   void OnClosed(uint64_t session, const absl::Status& status);
-  // False: nothing was done, since `which` is given and is not the session now.
+  // Whether it is the session now, and has not ended.
+  bool IsLive(uint64_t session) const QUIRE_REQUIRES(mutex_) {
+    return session == session_ && closed_session_ < session;
+  }
+  // False: nothing was done, since `which` is given and is live no more.
   bool EndSession(WorkerLoss loss, const absl::Status& status,
                   std::optional<uint64_t> which = std::nullopt);
   bool IsUnheard(int64_t now) const QUIRE_REQUIRES(mutex_);

@@ -260,14 +260,16 @@ class Stage(contextlib.ExitStack):
         may have for a while."""
         flags = list(process.flags)
         flags[flags.index("--port") + 1] = str(process.port)
-        deadline = time.monotonic() + HANG_S
-        while True:
+
+        def started():
             try:
                 return self._start(process.program, flags, process.environment)
             except AssertionError as problem:
-                if process.address not in str(problem) or time.monotonic() > deadline:
+                if process.address not in str(problem):
                     raise
-                time.sleep(0.05)
+                return None
+
+        return wait_until(started, f"{process.address} to be free")
 
     def model(self, name: str, context: int = 2048, tokenizer: bool = False) -> pathlib.Path:
         """A model folder for the fake engine: configuration without weights. No token ends its output."""
