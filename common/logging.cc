@@ -18,7 +18,9 @@ namespace quire {
 namespace {
 
 constexpr size_t kMaxWaitingLines = 8192;
-constexpr int64_t kFlushMicros = 250'000;
+// Far longer than a machine under load keeps the writer's thread waiting: last words say why a
+// process ended.
+constexpr int64_t kFlushMicros = 5'000'000;
 
 spdlog::level::level_enum ToSpdlog(LogLevel level) {
   switch (level) {

@@ -48,6 +48,8 @@ namespace {
 constexpr int64_t kTickMicros = 250'000;
 constexpr int64_t kLeastShutdownMicros = 1'000'000;  // for calls that are open still
 constexpr double kMaxDrainTimeoutSeconds = 86'400;
+constexpr double kMinSuspectTimeoutSeconds = 4e-6 * kTickMicros;
+constexpr double kMaxSuspectTimeoutSeconds = 600;
 constexpr uint32_t kMaxStreamThreads = 64;
 // Calls of one connection.
 constexpr int kMaxStreamsPerConnection = 4096;
@@ -58,6 +60,7 @@ struct CoordinatorFlags : ServerFlags {
   double drain_timeout_s = 30;
   double delivery_timeout_s = 60;
   double migration_timeout_s = 30;
+  double suspect_timeout_s = 1e-6 * WorkerLink::kSilenceMicros;
   uint32_t quarantine_after = 2;
   uint32_t max_streams = 16384;
   uint32_t tokenizer_threads = 2;
@@ -80,6 +83,10 @@ void Declare(FlagSet& flags, CoordinatorFlags* f) {
       .Add("migration-timeout", &f->migration_timeout_s,
            "Seconds that a request which lost its worker waits for another with the same numerics")
       ->check(NumberFrom(0, kMaxDrainTimeoutSeconds));
+  flags
+      .Add("suspect-timeout", &f->suspect_timeout_s,
+           "Seconds without a word from a worker after which its requests go on elsewhere")
+      ->check(NumberFrom(kMinSuspectTimeoutSeconds, kMaxSuspectTimeoutSeconds));
   flags.Add("quarantine-after", &f->quarantine_after,
             "Workers lost with a request after which it runs alone, and ends if it loses one more; "
             "0: never");
@@ -174,7 +181,8 @@ int Run(int argc, char** argv) {
   WorkPool read_pool(/*num_threads=*/1, /*max_queued=*/4096);
   // Models load beside the requests, not among them.
   WorkPool loader(/*num_threads=*/1, /*max_queued=*/WorkerRegistry::kMaxWorkers);
-  WorkerRegistry registry({coordinator_id, &timers, &loader, &catalog, nullptr},
+  WorkerRegistry registry({coordinator_id, &timers, &loader, &catalog, nullptr,
+                           static_cast<int64_t>(flags.suspect_timeout_s * 1e6)},
                           [channel = credentials.channel()](const std::string& address) {
                             return MakeGrpcWorkerConnector(address, channel);
                           });

@@ -43,16 +43,20 @@ void WorkerLink::Tick() {
   if (sink != nullptr) sink->Write(std::move(ping));
 }
 
-bool WorkerLink::IsUnheard(int64_t now) const {
-  return now - heard_at_ > kSilenceMicros || now - answered_at_ > kDeafMicros;
+bool WorkerLink::IsSilent(int64_t now) const { return now - heard_at_ > context_.silence_micros; }
+
+bool WorkerLink::IsDeaf(int64_t now) const {
+  return now - answered_at_ > context_.silence_micros * kDeafThirds / 3;
 }
+
+bool WorkerLink::IsUnheard(int64_t now) const { return IsSilent(now) || IsDeaf(now); }
 
 std::string WorkerLink::SuspectWhy(int64_t now) const {
   const auto ms = [](int64_t micros) { return absl::StrCat(micros / 1000, " ms"); };
-  if (now - heard_at_ > kSilenceMicros) {
+  if (IsSilent(now)) {
     return absl::StrCat("has been silent for ", ms(now - heard_at_));
   }
-  if (now - answered_at_ > kDeafMicros) {
+  if (IsDeaf(now)) {
     return absl::StrCat("has answered no ping for ", ms(now - answered_at_));
   }
   if (since_progress_ > kHangMicros) {

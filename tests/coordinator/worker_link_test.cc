@@ -70,15 +70,19 @@ class ManualConnector final : public WorkerConnector {
 
 class WorkerLinkTest : public testing::Test {
  protected:
-  WorkerLinkTest() {
-    WorkerLink::Context context{"c", &timers_, nullptr, nullptr, nullptr};
+  WorkerLinkTest() { Connect(); }
+  ~WorkerLinkTest() override { link_->Shutdown(absl::CancelledError("the test is over")); }
+
+  // With a new link, to the same worker.
+  void Connect(int64_t silence_micros = WorkerLink::kSilenceMicros) {
+    if (link_ != nullptr) link_->Shutdown(absl::CancelledError("another link takes over"));
+    WorkerLink::Context context{"c", &timers_, nullptr, nullptr, nullptr, silence_micros};
     context.admit = [this](const WorkerLink&, const worker::v1::Opened& opened) {
       return admit_(opened);
     };
     link_ = WorkerLink::Create(1, "a:1", std::make_unique<ManualConnector>(&sessions_), context);
     link_->Start();
   }
-  ~WorkerLinkTest() override { link_->Shutdown(absl::CancelledError("the test is over")); }
 
   static SessionEvent Opened(const std::string& name, const std::string& incarnation = "1") {
     SessionEvent event;
@@ -245,6 +249,19 @@ TEST_F(WorkerLinkTest, AnswersUntilItIsSilentNotWhileTheCoordinatorStoodStill) {
   link_->Tick();
   EXPECT_FALSE(link_->View().answers);
   EXPECT_TRUE(link_->View().is_open);
+}
+
+TEST_F(WorkerLinkTest, ALongerSilenceMayBeAllowed) {
+  const int64_t allowed = 3 * WorkerLink::kSilenceMicros;
+  Connect(allowed);
+  Say(Opened("one"));
+  for (int64_t silent = 0; silent <= allowed; silent += 250'000) {
+    link_->Tick();
+    EXPECT_TRUE(link_->View().answers) << silent;
+    timers_.Advance(250'000);
+  }
+  link_->Tick();
+  EXPECT_FALSE(link_->View().answers);
 }
 
 TEST_F(WorkerLinkTest, WhatIsTakenAwayBeforeItIsSentIsCancelledAfterIt) {

@@ -102,7 +102,7 @@ MUTANTS = (
            "output.first_index(i),", ("simulation_test", "coordinator_test")),
     Mutant("a silent worker is not told to forget", _LINK_HEALTH,
            "    if (sink != nullptr) WriteCancel(key, sink.get());\n", "", _STREAM),
-    Mutant("silence is not noticed", _LINK_HEALTH, "  if (now - heard_at_ > kSilenceMicros) {", "  if (false) {", _STREAM),
+    Mutant("silence is not noticed", _LINK_HEALTH, "  if (IsSilent(now)) {", "  if (false) {", _STREAM),
     Mutant("a second process takes the name of one that answers", "coordinator/registry/worker_registry.cc",
            "      if (view.answers) return NameIsTaken(view);\n      replaced", "      replaced", ("coordinator_test",)),
     # Sessions.
