@@ -71,7 +71,7 @@ class ClientLossTest(unittest.TestCase):
         self.assertEqual(finished.reason, pb.Finished.ABORTED)
         self.assertEqual(finished.usage.prompt_tokens, 3)
         self.assertGreaterEqual(finished.usage.output_tokens, 5)
-        self.assertFalse(other.call("Cancel", pb.CancelRequest(request_id="victim")).found)
+        wait_until(lambda: not other.call("Cancel", pb.CancelRequest(request_id="victim")).found, "it is forgotten")
         self.service.wait_idle()
 
     def test_clients_that_leave_in_every_state_leave_nothing(self):

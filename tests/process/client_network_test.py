@@ -13,7 +13,7 @@ from load import Outcome
 from quire_client import Client
 from service import Service
 
-NUM_TOKENS = 600  # 1.2 s at 2 ms a step
+NUM_TOKENS = 1500  # three seconds at 2 ms a step
 # The client library pings after 20 s of silence and waits 10 s for the answer. gRPC would wait a minute for that of a
 # ping of its own.
 SILENCE_BOUND_S = 50.0
@@ -79,6 +79,7 @@ class ClientNetworkTest(unittest.TestCase):
         self.addCleanup(client.close)
         with Client([self.first.address], max_attempts=100) as one:
             one.generate_text([1], max_new_tokens=1)
+        wait_until(lambda: self.first.num_open() <= 1, "what earlier clients had is closed")
         return client
 
     def tearDown(self):

@@ -23,7 +23,8 @@ HOUR_S = 3600
 JUMPS_S = (HOUR_S, -HOUR_S, 3 * 24 * HOUR_S, -3 * 24 * HOUR_S)
 NUM_STREAMS = 6
 NUM_TOKENS = 500  # one second at 2 ms a step
-SILENCE_S = 1.5  # after which a worker would be SUSPECT
+TICKS_S = 1.5  # some looks of the coordinator at its workers
+SHORT_S = 3.0
 
 
 class Clocks:
@@ -66,10 +67,15 @@ class ClockJumpTest(unittest.TestCase):
         return request([number + 1, 2], new=NUM_TOKENS, timeout_ms=50_000)
 
     def assert_clock_is_off(self, process, seconds):
-        """As the time of its last line in the log says."""
-        *_, last = re.findall(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d", process.log())
-        off = datetime.datetime.fromisoformat(last) - datetime.datetime.now()
-        self.assertAlmostEqual(off.total_seconds(), seconds, delta=60 + 3600 * (abs(seconds) > 24 * HOUR_S))
+        """As the time of its last line in the log says, once a thread has written it."""
+        delta = 60 + 3600 * (abs(seconds) > 24 * HOUR_S)
+
+        def is_off():
+            *_, last = re.findall(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d", process.log())
+            off = datetime.datetime.fromisoformat(last) - datetime.datetime.now()
+            return abs(off.total_seconds() - seconds) < delta
+
+        wait_until(is_off, f"the clock of the log off by {seconds} s")
 
     def test_nothing_happens_under_load(self):
         jumps = [(seconds, names) for seconds in JUMPS_S for names in ((), ("coordinator",), ("worker 0",))]
@@ -87,9 +93,9 @@ class ClockJumpTest(unittest.TestCase):
                 self.assertEqual([load.state for load in self.service.load()], 2 * [pb.WorkerLoad.READY])
                 if not names or "coordinator" in names:
                     self.assert_clock_is_off(self.coordinator, self.clocks.offsets_s["coordinator"])
-        # By now every worker would have been found silent.
+        # By now every worker would have been found silent: a jump is longer than any silence that is allowed.
         since = time.monotonic()
-        wait_until(lambda: self.states_are_ready() and time.monotonic() - since > SILENCE_S, "workers READY all along")
+        wait_until(lambda: self.states_are_ready() and time.monotonic() - since > TICKS_S, "workers READY all along")
         figure(f"{len(jumps)} jumps of the wall clock under load: 0 of {len(jumps) * NUM_STREAMS} streams moved or "
                "ended; longest pause", 1000 * max(gaps), "ms")
 
@@ -102,8 +108,8 @@ class ClockJumpTest(unittest.TestCase):
         for seconds in JUMPS_S:
             with self.subTest(seconds=seconds):
                 # timeout_ms, the call's deadline, and none.
-                short = [self.service.start(request(new=60000, timeout_ms=800)),
-                         self.service.start(request(new=60000), 0.8)]
+                short = [self.service.start(request(new=60000, timeout_ms=int(1000 * SHORT_S))),
+                         self.service.start(request(new=60000), SHORT_S)]
                 long = self.service.start(request(new=NUM_TOKENS), 50)
                 for stream in (*short, long):
                     stream.wait_for_tokens(5)

@@ -9,10 +9,11 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 from harness import Stage, figure, lasting, main, quire, wait_until
 from quire.v1 import inference_pb2 as pb
-from service import Service, request
+from service import ENDLESS, Service, request
 
 NUM_STREAMS = 8
-NUM_TOKENS = lasting(1000)  # two seconds at 2 ms a step
+NUM_TOKENS = lasting(2500)  # five seconds at 2 ms a step
+DRAIN_S = 55
 
 
 class DrainTest(unittest.TestCase):
@@ -20,7 +21,7 @@ class DrainTest(unittest.TestCase):
     def setUp(self):
         self.stage = Stage.of_test(self)
 
-    def start(self, coordinator_flags=(), worker_flags=()):
+    def start(self, coordinator_flags=("--drain-timeout", DRAIN_S), worker_flags=("--drain-timeout", DRAIN_S)):
         self.coordinator = self.stage.coordinator(*coordinator_flags)
         self.worker = self.stage.fake_worker(self.stage.model("ghost", context=65536), "--join",
                                              self.coordinator.address, "--num-gpu-blocks-override", 8192, *worker_flags,
@@ -28,8 +29,8 @@ class DrainTest(unittest.TestCase):
         self.service = Service(self.stage, self.coordinator.address)
         self.service.wait_ready()
 
-    def start_streams(self):
-        streams = [self.service.start(request([i + 1, 2], new=NUM_TOKENS, worker=self.worker.address))
+    def start_streams(self, new=NUM_TOKENS):
+        streams = [self.service.start(request([i + 1, 2], new=new, worker=self.worker.address))
                    for i in range(NUM_STREAMS)]
         for stream in streams:
             stream.wait_for_tokens()
@@ -104,7 +105,7 @@ class DrainTest(unittest.TestCase):
                 self.stage = Stage.of_test(self)
                 flags = [("--migration-timeout", 0), ("--drain-timeout", 0.3)]
                 self.start(*(flags if drains == "worker" else [("--drain-timeout", 0.3), ()]))
-                stream = self.service.start(request(new=60000)).wait_for_tokens()
+                stream = self.service.start(request(new=ENDLESS)).wait_for_tokens()
                 process = getattr(self, drains)
                 process.terminate()
                 self.assertEqual(stream.end().error.code, StatusCode.UNAVAILABLE)
@@ -113,7 +114,7 @@ class DrainTest(unittest.TestCase):
                 self.assertIn("drain timeout", process.log())
 
     def start_with_calls(self, *flags):
-        own = ("--admin-address", "127.0.0.1:0", *flags)
+        own = ("--admin-address", "127.0.0.1:0", "--drain-timeout", DRAIN_S, *flags)
         self.start(own, own)
 
     def drain(self, process, *flags):
@@ -151,11 +152,11 @@ class DrainTest(unittest.TestCase):
         self.assertIn(f"{self.worker.address} drains; the request runs on {second.address}",
                       next(notice.why for notice in own[0].notices))
 
-    def start_anew(self, drains):
+    def start_anew(self, drains, **settings):
         """The server of that kind among new ones that take calls, and their streams."""
         self.stage = Stage.of_test(self)
         self.start_with_calls()
-        return getattr(self, drains), self.start_streams()
+        return getattr(self, drains), self.start_streams(**settings)
 
     def test_a_call_lets_requests_finish(self):
         for drains in ("worker", "coordinator"):
@@ -168,7 +169,7 @@ class DrainTest(unittest.TestCase):
     def test_a_call_cuts_what_outlives_its_time(self):
         for drains in ("worker", "coordinator"):
             with self.subTest(drains=drains):
-                process, streams = self.start_anew(drains)
+                process, streams = self.start_anew(drains, new=ENDLESS)
                 self.assert_report(self.drain(process, "--timeout", 0), process, cut=NUM_STREAMS)
                 for stream in streams:
                     if drains == "coordinator":

@@ -262,8 +262,8 @@ class LimitErrorsTest(ErrorCase):
         self.wait_for_load(1, 0)
 
     def test_queue_timeout_does_not_end_what_runs(self):
-        stream = self.service.run(request(new=500, queue_timeout_ms=900))  # runs for a second at least
-        self.assertEqual(len(stream.tokens[0]), 500)
+        stream = self.service.run(request(new=2500, queue_timeout_ms=4000))  # runs for five seconds at least
+        self.assertEqual(len(stream.tokens[0]), 2500)
 
     def test_timeout_while_queued(self):
         self.hold_the_worker()
@@ -272,7 +272,7 @@ class LimitErrorsTest(ErrorCase):
         self.wait_for_load(1, 0)
 
     def test_timeout_while_running_says_how_many_tokens_came(self):
-        stream = self.service.start(request(new=60000, timeout_ms=1000)).end()
+        stream = self.service.start(request(new=60000, timeout_ms=3000)).end()
         self.assertGreater(len(stream.tokens[0]), 0)
         self.assert_error(stream.error, StatusCode.DEADLINE_EXCEEDED, "timeout_ms", "running",
                           rf"\b{len(stream.tokens[0])} tokens")
@@ -281,12 +281,13 @@ class LimitErrorsTest(ErrorCase):
         self.service.wait_idle()
 
     def test_the_calls_deadline_arrives_with_details(self):
-        """The server ends a call 20 ms early. On a busy machine the client's own timer can still be first."""
+        """The server ends a call 20 ms early. On a busy machine the client's own timer can still be first, or the end
+        come before the request runs."""
         for _ in range(20):
             error = self.service.fail(request(new=60000), timeout=0.5)
             self.assertEqual(error.code, StatusCode.DEADLINE_EXCEEDED)
-            if "tokens out" in error.message:
-                self.assertRegex(error.message, "deadline.*running")
+            if "running" in error.message:
+                self.assertRegex(error.message, "deadline.*running.*tokens out")
                 break
         else:
             self.fail("no answer of the server came before the client's own deadline")
@@ -307,14 +308,14 @@ class AbsenceErrorsTest(ErrorCase):
     def test_more_open_requests_than_the_coordinator_takes(self):
         stage = Stage.of_test(self)
         coordinator = stage.coordinator("--max-streams", 1)
-        stage.fake_worker(stage.model("ghost"), "--join", coordinator.address, step_us=2000)
+        stage.fake_worker(stage.model("ghost", context=65536), "--join", coordinator.address,
+                          "--num-gpu-blocks-override", 8192, step_us=2000)
         service = Service(stage, coordinator.address)
         service.wait_ready()
-        first = service.start(request(new=2000)).wait_for_tokens()
+        first = service.start(request(new=60000)).wait_for_tokens()
         self.assert_error(service.fail(request()), StatusCode.RESOURCE_EXHAUSTED, retry=True)
         first.cancel()
-        service.wait_idle()
-        service.run(request())
+        wait_until(lambda: service.start(request()).end().error is None, "a request taken again")
 
     def test_numbers_that_are_not_finite_fail_one_request_alone(self):
         stage = Stage.of_test(self)

@@ -118,13 +118,23 @@ class Etcd:
         return ",".join(member.address for member in self.members)
 
     def start(self) -> None:
-        cluster = ",".join(f"{member.name}={member.peer_url}" for member in self.members)
         for member in self.members:
-            member.start(cluster)
+            member.start(self._cluster())
+
+    def _cluster(self) -> str:
+        return ",".join(f"{member.name}={member.peer_url}" for member in self.members)
 
     def restart(self) -> None:
+        """On their ports, which a connection that another process makes may have for a while."""
         self.start()
-        self.wait_healthy()
+
+        def is_back():
+            for member in self.members:
+                if not member.is_running:
+                    member.start(self._cluster())
+            return self.is_healthy()
+
+        wait_until(is_back, "a healthy etcd", pause_s=0.05)
 
     def kill(self) -> None:
         for member in self.members:
@@ -136,14 +146,7 @@ class Etcd:
 
     def is_healthy(self) -> bool:
         """Whether a majority answers: such a read takes one."""
-        try:
-            self.keys("/health")
-        except OSError:
-            return False
-        return True
-
-    def wait_healthy(self) -> None:
-        wait_until(self.is_healthy, "a healthy etcd", pause_s=0.05)
+        return self._read("/health") is not None
 
     def call(self, method: str, timeout_s: float = CALL_S, **fields: object) -> dict:
         """By the first member that answers, each within `timeout_s`: what writes waits for a disk that others use."""
@@ -155,9 +158,16 @@ class Etcd:
         raise failure
 
     def keys(self, prefix: str) -> list[str]:
-        found = self.call("kv/range", key=_base64(prefix), range_end=_base64(prefix[:-1] + chr(ord(prefix[-1]) + 1)),
-                          keys_only=True)
+        """By a healthy etcd, which may yet take its time: a read waits for what is being written."""
+        found = wait_until(lambda: self._read(prefix), "an answer of etcd", pause_s=0.05)
         return [base64.b64decode(kv["key"]).decode() for kv in found.get("kvs", [])]
+
+    def _read(self, prefix: str) -> dict | None:
+        try:
+            return self.call("kv/range", key=_base64(prefix), keys_only=True,
+                             range_end=_base64(prefix[:-1] + chr(ord(prefix[-1]) + 1)))
+        except OSError:
+            return None
 
     def put(self, key: str, value: bytes) -> int:
         """The revision that it made."""

@@ -10,7 +10,7 @@ import unittest
 
 from certificates import Authority
 from etcd import Etcd, Proxy
-from harness import Stage, figure, main, wait_until
+from harness import HANG_S, Stage, figure, main, wait_until
 from quire.v1 import inference_pb2 as pb
 from service import Service, request
 
@@ -137,7 +137,8 @@ class EtcdTest(unittest.TestCase):
 
     def test_coordinators_find_every_worker_by_etcd_alone(self):
         self.start()
-        self.assertEqual(sorted(self.etcd.keys(WORKER_KEYS)), sorted(map(self.key, self.workers)))
+        wait_until(lambda: sorted(self.etcd.keys(WORKER_KEYS)) == sorted(map(self.key, self.workers)),
+                   "every worker's announcement, and no other", pause_s=0.05)
         began = time.monotonic()
         self.workers.append(self.start_worker())
         listening = time.monotonic()
@@ -258,7 +259,7 @@ class EtcdTest(unittest.TestCase):
             latest = self.etcd.put("/quire/other", str(i).encode())
         self.etcd.compact(latest)
         with self.assertRaisesRegex(OSError, "compacted"):
-            self.etcd.call("kv/range", key="AA==", revision=before)
+            self.etcd.call("kv/range", HANG_S, key="AA==", revision=before)
         load.wait_for_streams(4)
         self.assertNotIn(late.address, [worker.name for worker in self.services[1].load()])
         proxy.mend()

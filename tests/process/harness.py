@@ -24,6 +24,9 @@ BIN = pathlib.Path(os.environ["QUIRE_BIN"])
 HANG_S = 60.0
 # How much of the full volume to run: sanitizers slow a process down several times.
 VOLUME = float(os.environ.get("QUIRE_PROCESS_VOLUME", "1"))
+# Seconds without a word after which a worker is SUSPECT, where that is not what a test looks at: machines of tests stand
+# still for longer than those the default is for.
+PATIENT_S = 15
 # What workers compute on: cpu or cuda. On cuda a fake worker is a real one with random weights, so that the tests of
 # cancelling, stopping and overload are the GPU's too.
 DEVICE = os.environ.get("QUIRE_PROCESS_DEVICE", "cpu")
@@ -239,8 +242,9 @@ class Stage(contextlib.ExitStack):
         test_class.addClassCleanup(stage.close)
         return stage
 
-    def coordinator(self, *flags: object, port: int = 0, environment: dict[str, str] | None = None) -> Process:
-        return self._start("quire-coordinator", ["--port", port, *flags], environment)
+    def coordinator(self, *flags: object, port: int = 0, suspect_s: float = PATIENT_S,
+                    environment: dict[str, str] | None = None) -> Process:
+        return self._start("quire-coordinator", ["--port", port, "--suspect-timeout", suspect_s, *flags], environment)
 
     def worker(self, model: pathlib.Path, *flags: object, port: int = 0,
                environment: dict[str, str] | None = None) -> Process:

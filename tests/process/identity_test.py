@@ -5,9 +5,9 @@ import unittest
 from grpc import StatusCode
 from harness import Stage, lasting, main
 from quire.v1 import inference_pb2 as pb
-from service import Service, request
+from service import ENDLESS, Service, request
 
-NUM_TOKENS = min(lasting(600), 2000)  # 1.2 s at 2 ms a step
+NUM_TOKENS = lasting(600)  # 1.2 s at 2 ms a step
 
 
 def resume(*tokens):
@@ -20,26 +20,39 @@ class IdentityTest(unittest.TestCase):
     def setUpClass(cls):
         stage = Stage.of_class(cls)
         coordinator = stage.coordinator()
-        cls.worker = stage.fake_worker(stage.model("ghost"), "--join", coordinator.address, step_us=2000)
+        cls.worker = stage.fake_worker(stage.model("ghost", context=65536), "--join", coordinator.address,
+                                       "--num-gpu-blocks-override", 8192, step_us=2000)
         cls.service = Service(stage, coordinator.address)
         cls.service.wait_ready()
         cls.expected = cls.service.run(request(new=NUM_TOKENS)).tokens[0]
 
-    def test_a_second_stream_of_the_same_body_takes_over_from_the_start(self):
-        message = request(new=NUM_TOKENS, request_id="twice")
-        first = self.service.start(message).wait_for_tokens(20)
-        second = self.service.run(message)
+    def assert_taken_over(self, first, second, resumed=0):
+        """The first stream of a request without end was ended by the second, which has the request's tokens after
+        those that it was resumed with."""
         self.assertEqual(first.end().error.code, StatusCode.ABORTED)
         self.assertIn("superseded", first.error.message)
-        self.assertLess(len(first.tokens[0]), NUM_TOKENS)
-        self.assertEqual(second.tokens[0], self.expected)
+        second.wait_for_tokens(NUM_TOKENS - resumed)
+        self.assertEqual(second.deltas[0].first_index, resumed)
+        self.assertEqual(second.tokens[0][:NUM_TOKENS - resumed], self.expected[resumed:])
+        second.cancel()
         self.service.wait_idle()
 
-    def test_time_limits_are_no_part_of_the_body(self):
-        first = self.service.start(request(new=NUM_TOKENS, request_id="limits")).wait_for_tokens(5)
-        second = self.service.run(request(new=NUM_TOKENS, request_id="limits", timeout_ms=50000, queue_timeout_ms=50000))
+    def test_a_second_stream_of_the_same_body_takes_over_from_the_start(self):
+        message = request(new=ENDLESS, request_id="twice")
+        first = self.service.start(message).wait_for_tokens(20)
+        self.assert_taken_over(first, self.service.start(message))
+
+    def test_the_stream_that_takes_over_has_the_end(self):
+        message = request(new=NUM_TOKENS, request_id="ends")
+        self.service.start(message).wait_for_tokens(20)
+        second = self.service.run(message)
         self.assertEqual(second.tokens[0], self.expected)
-        self.assertEqual(first.end().error.code, StatusCode.ABORTED)
+        self.assertEqual(second.finished[0].usage.output_tokens, NUM_TOKENS)
+
+    def test_time_limits_are_no_part_of_the_body(self):
+        first = self.service.start(request(new=ENDLESS, request_id="limits")).wait_for_tokens(5)
+        self.assert_taken_over(first, self.service.start(
+            request(new=ENDLESS, request_id="limits", timeout_ms=50000, queue_timeout_ms=50000)))
 
     def test_another_body_is_refused_and_disturbs_nothing(self):
         first = self.service.start(request(new=NUM_TOKENS, request_id="taken")).wait_for_tokens(5)
@@ -51,24 +64,20 @@ class IdentityTest(unittest.TestCase):
         self.assertEqual(error.code, StatusCode.ALREADY_EXISTS)
 
     def test_another_tenant_neither_takes_over_nor_cancels(self):
-        mine = {"new": NUM_TOKENS, "request_id": "owned", "tenant": "owner"}
+        mine = {"new": ENDLESS, "request_id": "owned", "tenant": "owner"}
         first = self.service.start(request(**mine)).wait_for_tokens(20)
         for tenant in ("", "other"):
             for tokens in ([], self.expected[:10]):
                 error = self.service.fail(request(**mine | {"tenant": tenant, "resume": resume(*tokens)}))
                 self.assertEqual((error.code, error.field), (StatusCode.ALREADY_EXISTS, "request_id"))
             self.assertFalse(self.service.call("Cancel", pb.CancelRequest(request_id="owned", tenant=tenant)).found)
-        second = self.service.run(request(**mine, resume=resume(*self.expected[:10])))
-        self.assertEqual(second.tokens[0], self.expected[10:])
-        self.assertEqual(first.end().error.code, StatusCode.ABORTED)
+        second = self.service.start(request(**mine, resume=resume(*self.expected[:10])))
+        self.assert_taken_over(first, second, resumed=10)
 
     def test_a_living_request_resumes_after_the_last_emitted_id(self):
-        first = self.service.start(request(new=NUM_TOKENS, request_id="alive")).wait_for_tokens(40)
-        second = self.service.run(request(new=NUM_TOKENS, request_id="alive", resume=resume(*self.expected[:40])))
-        self.assertEqual(first.end().error.code, StatusCode.ABORTED)
-        self.assertEqual(second.deltas[0].first_index, 40)
-        self.assertEqual(second.tokens[0], self.expected[40:])
-        self.assertEqual(second.finished[0].usage.output_tokens, NUM_TOKENS)
+        first = self.service.start(request(new=ENDLESS, request_id="alive")).wait_for_tokens(40)
+        second = self.service.start(request(new=ENDLESS, request_id="alive", resume=resume(*self.expected[:40])))
+        self.assert_taken_over(first, second, resumed=40)
 
     def test_a_lost_request_resumes_with_its_emitted_ids(self):
         """As at another coordinator, which knows nothing of the request."""
@@ -100,7 +109,7 @@ class IdentityTest(unittest.TestCase):
         self.assertEqual(rest.tokens[0], self.expected[-10:])
 
     def test_a_cancelled_request_leaves_its_id_free(self):
-        self.service.start(request(new=2000, request_id="reused")).wait_for_tokens().cancel()
+        self.service.start(request(new=ENDLESS, request_id="reused")).wait_for_tokens().cancel()
         self.service.wait_idle()
         self.assertEqual(self.service.run(request(new=NUM_TOKENS, request_id="reused")).tokens[0], self.expected)
 

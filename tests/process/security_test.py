@@ -265,7 +265,7 @@ class TlsTest(SecurityTest):
         stream.end()
         # The worker's next session and Join use the new certificates, too.
         coordinator.kill()
-        again = self.stage.coordinator(*identity.flags, port=coordinator.port)
+        again = self.stage.again(coordinator)
         service = Service(self.stage, again.address, credentials=renewed.credentials())
         service.wait_ready()
         service.run(request())

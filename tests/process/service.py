@@ -1,15 +1,20 @@
 """Calls a coordinator through the generated stubs alone, and checks what every stream promises."""
 
+import pathlib
 import threading
 import time
 from collections import defaultdict
 
 import grpc
 from google.protobuf.message import Message
+from grpc import StatusCode
 from harness import HANG_S, Stage, wait_until
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc as pb_grpc
 from quire_client.errors import QuireError, from_rpc_error
+
+
+ENDLESS = 60000  # tokens: two minutes at 2 ms a step
 
 
 def request(prompt=(5, 6, 7), new: int = 16, **fields) -> pb.GenerateRequest:
@@ -161,7 +166,12 @@ class Service:
         """Waits until that many workers are READY."""
 
         def ready():
-            workers = self.load()
+            try:
+                workers = self.load()
+            except QuireError as error:
+                if error.code != StatusCode.UNAVAILABLE:  # a coordinator that is not there yet
+                    raise
+                return None
             return workers if sum(w.state == pb.WorkerLoad.READY for w in workers) >= count else None
 
         return wait_until(ready, f"{count} workers READY")
@@ -170,6 +180,58 @@ class Service:
         """Waits until no worker runs anything and every block is free or cached."""
         wait_until(lambda: all(is_idle(worker) for worker in self.load()), "every worker idle, all blocks back",
                    pause_s=pause_s)
+
+
+def undisturbed_service(stage: Stage, model: pathlib.Path, *worker_flags: object) -> Service:
+    """A coordinator of its own with a fake worker that takes no time for a step."""
+    coordinator = stage.coordinator()
+    stage.fake_worker(model, "--join", coordinator.address, "--num-gpu-blocks-override", 8192, *worker_flags)
+    service = Service(stage, coordinator.address)
+    service.wait_ready()
+    return service
+
+
+class Crowd:
+    """Greedy streams that run together: `endless` of them until the crowd is checked, `finite` of `new` tokens.
+
+    What a test does, the endless ones are there to see, however long the test itself is kept waiting. The others have an
+    end that may come too early or never. `undisturbed` is a service that gives the same tokens and that nothing is done
+    to.
+    """
+
+    def __init__(self, service: Service, undisturbed: Service, endless: int, finite: int = 0, new: int = 0) -> None:
+        self._undisturbed, self._new = undisturbed, new
+        self.endless = [service.start(request([i + 1, 2], new=ENDLESS)) for i in range(endless)]
+        self.finite = [service.start(request([endless + i + 1, 2], new=new)) for i in range(finite)]
+
+    @property
+    def streams(self) -> list[Stream]:
+        return self.endless + self.finite
+
+    def wait_for_tokens(self, count: int) -> "Crowd":
+        for stream in self.streams:
+            stream.wait_for_tokens(min(count, self._new) if stream in self.finite else count)
+        return self
+
+    def wait_for_more(self, count: int) -> None:
+        """Until each of the endless has so many more tokens than now."""
+        for stream, had in [(stream, len(stream.tokens[0])) for stream in self.endless]:
+            stream.wait_for_tokens(had + count)
+
+    def check(self) -> None:
+        """Ends them all. Nothing was lost, repeated or changed: each has the tokens that it has undisturbed."""
+        for stream in self.finite:
+            if (came := stream.ok().finished[0].usage.output_tokens) != self._new:
+                raise AssertionError(f"{came} of {self._new} tokens are said to have come")
+        for stream in self.endless:
+            stream.cancel()
+            if stream.end().error.code != StatusCode.CANCELLED:
+                raise AssertionError(f"the stream failed: {stream.error}")
+        undisturbed = [self._undisturbed.start(request([i + 1, 2], new=len(stream.tokens[0])))
+                       for i, stream in enumerate(self.streams)]
+        for i, (stream, other) in enumerate(zip(self.streams, undisturbed)):
+            if stream.tokens[0] != other.ok().tokens[0]:
+                raise AssertionError(f"stream {i} has other tokens than undisturbed")
 
 
 def is_idle(worker: pb.WorkerLoad) -> bool:

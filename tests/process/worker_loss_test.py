@@ -17,20 +17,19 @@ class WorkerLossTest(unittest.TestCase):
         self.stage = Stage.of_test(self)
         self.model = self.stage.model("ghost", context=65536)
 
-    def start_worker(self, *flags, port=0):
-        return self.stage.fake_worker(self.model, "--num-gpu-blocks-override", 8192, *flags, step_us=2000, port=port)
+    def start_worker(self, *flags):
+        return self.stage.fake_worker(self.model, "--num-gpu-blocks-override", 8192, *flags, step_us=2000)
 
     def test_a_worker_that_joins(self):
         coordinator = self.stage.coordinator("--migration-timeout", 0)
-        flags = ["--join", coordinator.address]
-        self.kill_and_restart(coordinator, self.start_worker(*flags), flags, "joined")
+        self.kill_and_restart(coordinator, self.start_worker("--join", coordinator.address), "joined")
 
     def test_a_worker_of_a_static_list(self):
         worker = self.start_worker()
         coordinator = self.stage.coordinator("--worker", worker.address, "--migration-timeout", 0)
-        self.kill_and_restart(coordinator, worker, [], "static")
+        self.kill_and_restart(coordinator, worker, "static")
 
-    def kill_and_restart(self, coordinator, worker, flags, kind):
+    def kill_and_restart(self, coordinator, worker, kind):
         service = Service(self.stage, coordinator.address)
         service.wait_ready()
         expected = service.run(request(new=50)).tokens[0]
@@ -55,7 +54,7 @@ class WorkerLossTest(unittest.TestCase):
         self.assertEqual((load.state, load.running, load.waiting), (pb.WorkerLoad.DEAD, 0, 0))
         self.assertTrue(load.why)
 
-        again = self.start_worker(*flags, port=worker.port)
+        again = self.stage.again(worker)
         listening = time.monotonic()
         (load,) = service.wait_ready()
         figure(f"{kind} worker restarted: READY after it listened by", 1000 * (time.monotonic() - listening), "ms")
@@ -76,7 +75,7 @@ class WorkerLossTest(unittest.TestCase):
         self.assertEqual(lost.end().error.code, StatusCode.UNAVAILABLE)
         self.assertEqual(len(kept.ok().tokens[0]), 1000)
         services[1].wait_idle()  # the orphan has gone, too
-        third = self.stage.coordinator(port=coordinator.port)
+        third = self.stage.again(coordinator)
         service = Service(self.stage, third.address)
         service.wait_ready()
         service.run(request())

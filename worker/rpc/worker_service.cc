@@ -14,10 +14,10 @@ namespace {
 
 using worker::v1::FileChunk;
 
-// What may wait for a coordinator that does not read: at a message a step, some seconds of
-// decoding. With log-probabilities a step's message can have megabytes, so the bytes have a bound
-// as well.
-constexpr OutboxLimits kOutbox{.max_messages = 4096, .max_bytes = 64 << 20};
+// What may wait for a coordinator that does not read: at a message a step, seconds of decoding
+// where a small model takes 0.1 ms, minutes elsewhere. With log-probabilities a step's message can
+// have megabytes, so the bytes have a bound as well.
+constexpr OutboxLimits kOutbox{.max_messages = 32'768, .max_bytes = 64 << 20};
 constexpr size_t kChunkBytes = 1 << 20;
 
 class FileWriter final : public grpc::ServerWriteReactor<FileChunk> {

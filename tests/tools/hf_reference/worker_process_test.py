@@ -111,7 +111,7 @@ class WorkerProcessTest(unittest.TestCase):
     def test_life_of_a_worker(self):
         registry, server, port = self.serve_registry()
         channel = self.start("--dtype", "fp32", "--join", f"127.0.0.1:{port}", "--worker-name", "hf-fp32",
-                             "--max-queue", "1", "--served-model-name", "tiny")
+                             "--max-queue", "1", "--served-model-name", "tiny", "--drain-timeout", str(TIMEOUT_S))
         with self.subTest("it announces itself, then its load"):
             first = registry.statuses.get(timeout=TIMEOUT_S)
             self.assertEqual((first.address, first.worker.name), (self.address, "hf-fp32"))
@@ -167,7 +167,7 @@ class WorkerProcessTest(unittest.TestCase):
             session.until(lambda: 3 in session.finishes)
             session.until(lambda: (session.load.running, session.load.waiting) == (0, 0))
         with self.subTest("SIGTERM finishes what runs and refuses the rest"):
-            session.submit(5, 200, [10, 20])
+            session.submit(5, 1000, [10, 20])
             session.until(lambda: session.tokens.get(5))
             self.process.send_signal(signal.SIGTERM)
             session.until(lambda: session.load.draining)
@@ -175,7 +175,7 @@ class WorkerProcessTest(unittest.TestCase):
             session.until(lambda: 6 in session.rejected)
             self.assertEqual(session.rejected[6].status_code, grpc.StatusCode.UNAVAILABLE.value[0])
             session.until(lambda: 5 in session.finishes)
-            self.assertEqual(len(session.tokens[5]), 200)
+            self.assertEqual(len(session.tokens[5]), 1000)
             self.assertEqual(self.process.wait(TIMEOUT_S), 0)
             self.drainer.join()
             self.assertTrue(any("status=CANCELLED" in line for line in self.errors))

@@ -25,7 +25,7 @@ STUBBORN = ("import subprocess, signal, sys; signal.signal(signal.SIGTERM, signa
 def is_alive(pid):
     try:
         state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
     return state not in ("Z", "X")
 
