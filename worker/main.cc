@@ -314,7 +314,10 @@ int Run(int argc, char** argv) {
   ticker.reset();
   for (const auto& join : joins) join->Stop();
   if (announcer != nullptr) announcer->Stop();
+  // Coordinators that lag behind get what is left of the time to read what was generated. Other
+  // calls do not hold up the end.
   table.CloseConnections();
+  table.WaitUntilClosed(drain.deadline());
   server->Shutdown(SteadyDeadline(kShutdownMicros));
   loop.Stop();
   drain.Finish(table.num_moved());

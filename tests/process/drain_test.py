@@ -14,6 +14,7 @@ from service import ENDLESS, Service, request
 NUM_STREAMS = 8
 NUM_TOKENS = lasting(2500)  # five seconds at 2 ms a step
 DRAIN_S = 55
+LAG_S = 1.5  # more than a worker waits for calls that do not end
 
 
 class DrainTest(unittest.TestCase):
@@ -60,6 +61,20 @@ class DrainTest(unittest.TestCase):
         self.assert_refused("draining|DRAINING")
         self.assert_drained(self.worker, streams)
         self.assert_refused("no worker")
+
+    def test_a_coordinator_that_lags_behind_gets_every_token(self):
+        self.start()
+        streams = self.start_streams()
+        self.worker.terminate()
+        self.worker.wait_logged(f"draining {NUM_STREAMS} requests")
+        self.coordinator.pause()
+        wait_until(lambda: self.worker.log().count("status=OK") == NUM_STREAMS, "all generated")
+        since = time.monotonic()
+        wait_until(lambda: not self.worker.is_running or time.monotonic() - since > LAG_S, "a while")
+        self.coordinator.go_on()
+        for stream in streams:
+            self.assertEqual(len(stream.ok().tokens[0]), NUM_TOKENS)
+        self.assertEqual(self.worker.wait(), 0)
 
     def test_the_coordinator(self):
         self.start()

@@ -96,6 +96,11 @@ void SessionTable::HandleOpen(Connection* connection, const worker::v1::Open& op
   std::shared_ptr<Sink> replaced;
   {
     MutexLock lock(mutex_);
+    if (closed_) {
+      connection->sink_->Close(absl::UnavailableError("the worker ends"));
+      return;
+    }
+    ++num_connections_;
     const auto [entry, is_new] = by_coordinator_.try_emplace(open.coordinator_id(), next_session_);
     if (is_new) {
       auto session = std::make_unique<Session>();
@@ -225,6 +230,7 @@ void SessionTable::HandlePing(const Connection& connection, const worker::v1::Pi
 
 void SessionTable::HandleLost(const Connection& connection) {
   MutexLock lock(mutex_);
+  if (--num_connections_ == 0) unconnected_.NotifyAll();
   if (Session* session = CarriedBy(connection); session != nullptr) Lose(*session);
 }
 
@@ -479,11 +485,20 @@ void SessionTable::CloseConnections() {
   std::vector<std::shared_ptr<Sink>> sinks;
   {
     MutexLock lock(mutex_);
+    closed_ = true;
     for (const auto& [number, session] : sessions_) {
       if (session->sink != nullptr) sinks.push_back(std::exchange(session->sink, nullptr));
     }
   }
   for (const auto& sink : sinks) sink->Close(absl::OkStatus());
+}
+
+bool SessionTable::WaitUntilClosed(Micros deadline) {
+  MutexLock lock(mutex_);
+  while (num_connections_ > 0) {
+    if (!unconnected_.WaitUntil(mutex_, FromSteadyMicros(deadline))) return num_connections_ == 0;
+  }
+  return true;
 }
 
 bool SessionTable::WaitUntilIdle(Micros deadline) {

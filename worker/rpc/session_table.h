@@ -90,11 +90,13 @@ class SessionTable final : public EngineListener {
   size_t EndAll();
   // Requests that coordinators took to other workers since StartDraining.
   size_t num_moved() const;
-  // Ends every connection as soon as what was sent on it is out.
+  // Ends every connection as soon as what was sent on it is out, and takes no other.
   void CloseConnections();
   // Waits until no request lives, or until `deadline` (steady clock, microseconds). True: none
   // does.
   bool WaitUntilIdle(Micros deadline);
+  // Likewise, until no connection is left.
+  bool WaitUntilClosed(Micros deadline);
 
   void OnOutput(EngineOutput& output) override;
   void OnRejected(RequestKey key, uint32_t placement, const absl::Status& status) override;
@@ -191,6 +193,9 @@ class SessionTable final : public EngineListener {
 
   mutable Mutex mutex_;
   CondVar idle_;
+  CondVar unconnected_;
+  bool closed_ QUIRE_GUARDED_BY(mutex_) = false;
+  size_t num_connections_ QUIRE_GUARDED_BY(mutex_) = 0;  // that have had a session
   worker::v1::WorkerInfo info_ QUIRE_GUARDED_BY(mutex_);
   // By number; a number is never used again. Gone when nothing carries it and no request lives in
   // it.

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "common/clock.h"
 #include "tests/fakes/recording_sink.h"
 #include "tests/worker/rpc/session_fixture.h"
 
@@ -255,6 +256,30 @@ TEST_F(SessionTableTest, DrainsByFinishingWhatRuns) {
   EXPECT_EQ(coordinator_.tokens(1), ExpectedTokens({1}, 10));
   WaitForRecords(1);
   EXPECT_TRUE(table_.WaitUntilIdle(0));
+}
+
+TEST_F(SessionTableTest, EndsOnceWhatWasGeneratedIsRead) {
+  coordinator_.Connect();
+  coordinator_.Submit(MakeSubmit(1, {1}, 10));
+  gate_.Allow(2);
+  coordinator_.WaitForTokens(1, 2);
+  coordinator_.SetReads(false);
+  gate_.Open();
+  WaitForRecords(1);
+  table_.CloseConnections();
+  EXPECT_FALSE(table_.WaitUntilClosed(0));
+  coordinator_.SetReads(true);
+  EXPECT_EQ(coordinator_.WaitForFinish(1).reason(), v1::Finished::LENGTH);
+  EXPECT_EQ(coordinator_.tokens(1), ExpectedTokens({1}, 10));
+  EXPECT_TRUE(table_.WaitUntilClosed(SteadyMicros() + 60'000'000));
+  // Nothing begins any more.
+  const auto sink = std::make_shared<RecordingSink<SessionEvent>>();
+  SessionRequest open;
+  open.mutable_open()->set_coordinator_id("late");
+  open.mutable_open()->set_protocol(1);
+  table_.Connect(sink)->OnMessage(open);
+  ASSERT_TRUE(sink->closed.has_value());
+  EXPECT_EQ(sink->closed->code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_F(SessionTableTest, EndAllTellsEveryChoice) {
