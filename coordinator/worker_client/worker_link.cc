@@ -343,6 +343,8 @@ void WorkerLink::OnEvent(uint64_t session, SessionEvent event) {
       return OnRejected(event.rejected());
     case SessionEvent::kLoad:
       return OnLoad(session, event.load());
+    case SessionEvent::kClosing:
+      return OnClosed(session, absl::UnavailableError("it has ended"));
     case SessionEvent::kPong:
     case SessionEvent::EVENT_NOT_SET:
       return;  // the last: of a newer version

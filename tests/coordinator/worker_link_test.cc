@@ -146,6 +146,20 @@ TEST_F(WorkerLinkTest, AWorkerThatDoesNotSayWhoseItsSequencesAreCountsThemOnce) 
   EXPECT_EQ(link_->View().snapshot.load(), 3u);
 }
 
+TEST_F(WorkerLinkTest, EndsTheSessionOfAWorkerThatEnds) {
+  Say(Opened("one"));
+  const auto sink = sessions_.sinks.back();
+  SessionEvent closing;
+  closing.mutable_closing();
+  Say(closing);
+  EXPECT_TRUE(sink->closed.has_value());
+  EXPECT_FALSE(link_->View().is_open);
+  // Whatever has its address next is found.
+  timers_.Advance(WorkerLink::kRetryMicros);
+  Say(Opened("one", "2"));
+  EXPECT_TRUE(link_->View().is_open);
+}
+
 TEST_F(WorkerLinkTest, ASecondOpenedChangesNothing) {
   Say(Opened("one"));
   ASSERT_TRUE(link_->View().is_open);

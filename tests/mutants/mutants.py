@@ -119,6 +119,8 @@ MUTANTS = (
     Mutant("output of a request's earlier placement counts", _SESSIONS,
            "  if (found == session->second->requests.end() || found->second->placement != placement)\n",
            "  if (found == session->second->requests.end())\n", _SESSION),
+    Mutant("a worker ends before coordinators have read all", _SESSIONS, "  while (num_connections_ > 0) {", "  while (false) {",
+           _SESSION),
     Mutant("an outbox has no bound", "common/grpc_stream.h",
            "      if (queue_.size() >= limits_.max_messages || bytes > limits_.max_bytes - queued_bytes_) {",
            "      if (false) {", ("common_rpc_test",)),

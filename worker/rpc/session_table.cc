@@ -482,15 +482,11 @@ size_t SessionTable::EndAll() {
 }
 
 void SessionTable::CloseConnections() {
-  std::vector<std::shared_ptr<Sink>> sinks;
-  {
-    MutexLock lock(mutex_);
-    closed_ = true;
-    for (const auto& [number, session] : sessions_) {
-      if (session->sink != nullptr) sinks.push_back(std::exchange(session->sink, nullptr));
-    }
-  }
-  for (const auto& sink : sinks) sink->Close(absl::OkStatus());
+  MutexLock lock(mutex_);
+  closed_ = true;
+  SessionEvent event;
+  event.mutable_closing();
+  for (const auto& [number, session] : sessions_) Send(*session, event);
 }
 
 bool SessionTable::WaitUntilClosed(Micros deadline) {

@@ -90,7 +90,8 @@ class SessionTable final : public EngineListener {
   size_t EndAll();
   // Requests that coordinators took to other workers since StartDraining.
   size_t num_moved() const;
-  // Ends every connection as soon as what was sent on it is out, and takes no other.
+  // Asks every coordinator to end its connection once it has read what was sent, and takes no
+  // other.
   void CloseConnections();
   // Waits until no request lives, or until `deadline` (steady clock, microseconds). True: none
   // does.

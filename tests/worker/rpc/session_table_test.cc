@@ -269,8 +269,11 @@ TEST_F(SessionTableTest, EndsOnceWhatWasGeneratedIsRead) {
   table_.CloseConnections();
   EXPECT_FALSE(table_.WaitUntilClosed(0));
   coordinator_.SetReads(true);
-  EXPECT_EQ(coordinator_.WaitForFinish(1).reason(), v1::Finished::LENGTH);
+  coordinator_.WaitForClosing();
+  EXPECT_TRUE(coordinator_.finished(1));
   EXPECT_EQ(coordinator_.tokens(1), ExpectedTokens({1}, 10));
+  EXPECT_FALSE(table_.WaitUntilClosed(0));
+  coordinator_.Cut();
   EXPECT_TRUE(table_.WaitUntilClosed(SteadyMicros() + 60'000'000));
   // Nothing begins any more.
   const auto sink = std::make_shared<RecordingSink<SessionEvent>>();

@@ -166,6 +166,11 @@ Pong TestCoordinator::WaitForPong() {
   return *std::exchange(pong_, std::nullopt);
 }
 
+void TestCoordinator::WaitForClosing() {
+  MutexLock lock(mutex_);
+  while (!is_closing_) changed_.Wait(mutex_);
+}
+
 void TestCoordinator::Sync() {
   SessionRequest request;
   request.mutable_ping();
@@ -231,6 +236,9 @@ void TestCoordinator::Take(uint64_t connection, const SessionEvent& event) {
       break;
     case SessionEvent::kPong:
       pong_ = event.pong();
+      break;
+    case SessionEvent::kClosing:
+      is_closing_ = true;
       break;
     case SessionEvent::EVENT_NOT_SET:
       ADD_FAILURE() << "an empty event";

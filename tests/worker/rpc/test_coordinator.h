@@ -59,6 +59,7 @@ class TestCoordinator {
   // Every choice has ended, or the current attempt was rejected: then the rejection.
   std::optional<worker::v1::Rejected> WaitForEnd(uint64_t key);
   worker::v1::Pong WaitForPong();
+  void WaitForClosing();
   // The worker has taken all that was sent.
   void Sync();
   absl::Status WaitForLoss();
@@ -96,6 +97,7 @@ class TestCoordinator {
   CondVar changed_;
   uint64_t connection_ QUIRE_GUARDED_BY(mutex_) = 0;  // the current one; others are not heard
   std::optional<worker::v1::Opened> opened_ QUIRE_GUARDED_BY(mutex_);
+  bool is_closing_ QUIRE_GUARDED_BY(mutex_) = false;
   std::optional<absl::Status> loss_ QUIRE_GUARDED_BY(mutex_);
   std::optional<worker::v1::Pong> pong_ QUIRE_GUARDED_BY(mutex_);
   std::optional<worker::v1::Load> load_ QUIRE_GUARDED_BY(mutex_);
