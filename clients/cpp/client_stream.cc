@@ -10,8 +10,6 @@
 namespace quire {
 namespace {
 
-constexpr std::chrono::milliseconds kCancelGrace{1000};
-
 // gRPC's monotonic time, `wait` from now.
 gpr_timespec After(std::chrono::microseconds wait) {
   return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
@@ -63,6 +61,7 @@ ClientStream::ClientStream(Targets* targets, const RetryOptions& retry, v1::Gene
     : targets_(targets),
       request_(std::move(request)),
       timeout_(timeout),
+      cancel_grace_(retry.cancel_grace),
       handler_(handler),
       started_micros_(SteadyMicros()),
       policy_(retry, targets_->size()),
@@ -204,7 +203,7 @@ void ClientStream::Cancel() {
     target = target_;
     if (context != nullptr && gently) {
       cancel_timer_ = std::make_unique<grpc::Alarm>();
-      cancel_timer_->Set(After(kCancelGrace), [context](bool) { context->context.TryCancel(); });
+      cancel_timer_->Set(After(cancel_grace_), [context](bool) { context->context.TryCancel(); });
     }
   }
   if (context == nullptr) return;
@@ -220,7 +219,7 @@ void ClientStream::AskToCancel(std::shared_ptr<LeasedContext> context, size_t ta
   auto ask = std::make_shared<Ask>(targets_);
   ask->request.set_request_id(request_id());
   ask->request.set_tenant(request_.tenant());
-  ask->context.set_deadline(After(kCancelGrace));
+  ask->context.set_deadline(After(cancel_grace_));
   targets_->stub(target).async()->Cancel(
       &ask->context, &ask->request, &ask->response,
       [ask, context = std::move(context)](const grpc::Status& status) {

@@ -33,8 +33,8 @@ class ClientStream final : public std::enable_shared_from_this<ClientStream> {
   void Start();
 
   // Asks the server to stop the request, so that Finished still comes with the usage so far, and
-  // the stream ends with CANCELLED. A second call, or kCancelGrace without an answer, cuts the
-  // stream.
+  // the stream ends with CANCELLED. A second call, or RetryOptions::cancel_grace without an end,
+  // cuts the stream.
   void Cancel();
 
   // Waits until OnEnd has returned. Returns its status. Not from a handler.
@@ -67,6 +67,7 @@ class ClientStream final : public std::enable_shared_from_this<ClientStream> {
   Targets* const targets_;
   const v1::GenerateRequest request_;
   const std::optional<std::chrono::milliseconds> timeout_;
+  const std::chrono::milliseconds cancel_grace_;
   GenerateHandler* const handler_;
   const int64_t started_micros_;
 

@@ -21,6 +21,8 @@ struct RetryOptions {
   // longer delay that the server asked for holds instead, up to the same maximum.
   std::chrono::milliseconds initial_backoff{100};
   std::chrono::milliseconds max_backoff{2000};
+  // How long a stream that is cancelled waits for the server's last words.
+  std::chrono::milliseconds cancel_grace{1000};
 };
 
 // How a call ended that this side has not cancelled. CANCELLED is then the server's word if it has

@@ -39,9 +39,10 @@ bool IsOverShare(const WorkerView& view, const std::string& tenant) {
 
 }  // namespace
 
-Placer::Placer(WorkerRegistry* registry, const Timers* timers)
+Placer::Placer(WorkerRegistry* registry, const Timers* timers, int64_t ask_micros)
     : registry_(registry),
       timers_(timers),
+      ask_micros_(ask_micros),
       affinity_key_(RandomKey()),
       affinity_(kMaxAffinityChunks) {}
 
@@ -111,7 +112,7 @@ absl::Status Placer::EveryQueueIsFull(const std::vector<const WorkerView*>& work
 }
 
 absl::Status Placer::CheckRoom(const v1::GenerateRequest& request) {
-  if (timers_->Now() - refused_at_.load(std::memory_order_relaxed) > kAskMicros) {
+  if (timers_->Now() - refused_at_.load(std::memory_order_relaxed) > ask_micros_) {
     return absl::OkStatus();
   }
   const uint32_t num_choices = request.sampling().has_n() ? request.sampling().n() : 1;

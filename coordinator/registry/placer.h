@@ -43,7 +43,10 @@ struct Placement {
 // Brings requests and the registry's snapshots before the placement policy. Thread safe.
 class Placer {
  public:
-  Placer(WorkerRegistry* registry, const Timers* timers);
+  static constexpr int64_t kAskMicros = 1'000'000;
+
+  // CheckRoom asks the registry for `ask_micros` after a refusal.
+  Placer(WorkerRegistry* registry, const Timers* timers, int64_t ask_micros = kAskMicros);
 
   // The model that is meant (FindModel, whose errors it gives too; by a worker's name alone, its
   // model), with its workers' limits. NOT_FOUND, naming those that exist, for an engine or a
@@ -71,9 +74,6 @@ class Placer {
   void Release(uint64_t alone);
 
  private:
-  // CheckRoom asks the registry for this long after a refusal.
-  static constexpr int64_t kAskMicros = 1'000'000;
-
   // The workers that a placement may mean.
   struct Sorted {
     std::vector<const WorkerView*> ready;
@@ -93,6 +93,7 @@ class Placer {
 
   WorkerRegistry* const registry_;
   const Timers* const timers_;
+  const int64_t ask_micros_;
   std::atomic<int64_t> refused_at_ = INT64_MIN / 2;  // the last time; steady, microseconds
   const PrefixHashKey affinity_key_;
   Mutex mutex_;

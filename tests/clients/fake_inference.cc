@@ -73,7 +73,7 @@ void FakeInference::Kill() {
     killed_ = true;
     changed_.NotifyAll();
   }
-  server_->Shutdown(std::chrono::system_clock::now());
+  if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now());
 }
 
 void FakeInference::LoseAfter(size_t num_tokens, grpc::Status status, int times) {

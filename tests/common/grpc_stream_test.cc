@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/channel.h"
+#include "tests/fakes/closed_port.h"
 #include "tests/fakes/recording_handler.h"
 
 namespace quire {
@@ -178,8 +179,7 @@ class GrpcStreamTest : public testing::Test {
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
     builder.RegisterService(&service_);
     server_ = builder.BuildAndStart();
-    address_ = absl::StrCat("127.0.0.1:", port);
-    Dial();
+    Dial(absl::StrCat("127.0.0.1:", port));
   }
   ~GrpcStreamTest() override {
     sink_->Close(absl::CancelledError("the test is over"));
@@ -187,8 +187,8 @@ class GrpcStreamTest : public testing::Test {
     server_->Shutdown(std::chrono::system_clock::now());
   }
 
-  void Dial() {
-    stub_ = worker::v1::Worker::NewStub(NewChannel(address_, grpc::InsecureChannelCredentials()));
+  void Dial(const std::string& address) {
+    stub_ = worker::v1::Worker::NewStub(NewChannel(address, grpc::InsecureChannelCredentials()));
     client_ = std::make_shared<ClientHandler>();
     sink_ = GrpcClientStream<SessionRequest, SessionEvent>::Start(
         kLimits, client_, [this](grpc::ClientContext* context, auto* reactor) {
@@ -200,7 +200,6 @@ class GrpcStreamTest : public testing::Test {
   static constexpr OutboxLimits kLimits{.max_messages = kMaxMessages, .max_bytes = 48 << 20};
   Service service_{kLimits};
   std::unique_ptr<grpc::Server> server_;
-  std::string address_;
   std::unique_ptr<worker::v1::Worker::Stub> stub_;
   std::shared_ptr<ClientHandler> client_;
   std::shared_ptr<MessageSink<SessionRequest>> sink_;
@@ -312,8 +311,8 @@ TEST_F(GrpcStreamTest, AServerThatStopsEndsTheCall) {
 TEST_F(GrpcStreamTest, NoServerIsUnavailable) {
   service_.WaitForSink()->Close(absl::OkStatus());
   EXPECT_FALSE(client_->WaitForEnd().ok());
-  server_->Shutdown(std::chrono::system_clock::now());
-  Dial();
+  const ClosedPort closed;
+  Dial(closed.address().ToString());
   EXPECT_EQ(client_->WaitForEnd().code(), absl::StatusCode::kUnavailable);
 }
 

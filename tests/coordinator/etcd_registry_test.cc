@@ -23,7 +23,8 @@ class EtcdRegistryTest : public testing::Test {
   static constexpr int64_t kForget = 1'000;
 
   EtcdRegistryTest()
-      : network_(ModelFiles{{"config.json", "{}"}}), coordinator_(&network_, 1000, kForget) {}
+      : network_(ModelFiles{{"config.json", "{}"}}),
+        coordinator_(&network_, {.forget_micros = kForget}) {}
   ~EtcdRegistryTest() override { registry_.Stop(); }
 
   static std::string Key(const std::string& name) { return WorkerKey("/q", name); }

@@ -307,17 +307,33 @@ class InProcessNetwork {
 // A coordinator without gRPC.
 class InProcessCoordinator {
  public:
-  explicit InProcessCoordinator(InProcessNetwork* network, size_t max_live = 1000,
-                                int64_t forget_micros = WorkerRegistry::kForgetMicros)
-      : pool_(1, 100),
-        catalog_(ServedModel::Options{}),
+  struct Options {
+    size_t max_live = 1000;
+    int64_t forget_micros = WorkerRegistry::kForgetMicros;
+    // WorkerLink::Context's: far longer than a thread waits for a processor on a busy machine.
+    int64_t silence_micros = 15'000'000;
+    int64_t ask_micros = Placer::kAskMicros;
+  };
+  explicit InProcessCoordinator(InProcessNetwork* network)
+      : InProcessCoordinator(network, Options()) {}
+  InProcessCoordinator(InProcessNetwork* network, const Options& options)
+      : catalog_(ServedModel::Options{}),
+        pool_(1, 100),
         registry_(
-            {"c", &timers_, &pool_, &catalog_, nullptr},
+            {"c", &timers_, &pool_, &catalog_, nullptr, options.silence_micros},
             [network](const std::string& address) { return network->Connect(address); },
-            forget_micros),
-        placer_(&registry_, &timers_),
-        streams_(max_live) {}
-  ~InProcessCoordinator() { streams_.EndAll(absl::UnavailableError("the test is over")); }
+            options.forget_micros),
+        placer_(&registry_, &timers_, options.ask_micros),
+        streams_(options.max_live) {}
+  ~InProcessCoordinator() {
+    streams_.EndAll(absl::UnavailableError("the test is over"));
+    Stop();
+  }
+  // No worker and no timer calls a stream any more, which would tell its table of its end.
+  void Stop() {
+    registry_.Shutdown();
+    timers_.Stop();
+  }
 
   WorkerRegistry& registry() { return registry_; }
   Placer& placer() { return placer_; }
@@ -388,8 +404,8 @@ class InProcessCoordinator {
   int64_t move_timeout_ = 30'000'000;
   uint32_t quarantine_after_ = 0;
   TimerQueue timers_;
-  WorkPool pool_;
   ModelCatalog catalog_;
+  WorkPool pool_;  // may be making a model
   WorkerRegistry registry_;
   Placer placer_;
   StreamTable streams_;

@@ -60,6 +60,7 @@ class InferenceServiceTest : public testing::Test {
     generate_server_.reset();
     read_pool_.Stop();
     pool_.Stop();
+    coordinator_.Stop();
   }
 
   InferenceService::Context MakeContext() {
@@ -316,24 +317,31 @@ TEST_F(WithoutPoolThreadsTest, ALargeRequestTimesOutThoughNothingTokenizesIt) {
 }
 
 TEST_F(InferenceServiceTest, OneThatWasAcceptedElsewhereWaitsForRoom) {
-  StartWorker("a:1", {.name = "one", .max_num_seqs = 1, .max_queue = 0, .step_micros = 20'000});
+  StartWorker("a:1", {.name = "one", .max_num_seqs = 1, .max_queue = 0, .step_micros = 50'000});
   std::thread first([this] {
     v1::GenerateRequest request = Request("first");
-    request.set_max_new_tokens(20);
-    EXPECT_TRUE(Generate(request).ok());
+    request.set_max_new_tokens(400);  // 20 s
+    const absl::Status status = Generate(request);
+    EXPECT_TRUE(absl::IsCancelled(status)) << status;
   });
   while (coordinator_.registry().Views()[0].snapshot.load() == 0) coordinator_.WaitForTick();
   EXPECT_TRUE(absl::IsResourceExhausted(Generate(Request("new"))));
-  v1::GenerateRequest accepted = Request("accepted");  // and in the queue when its coordinator died
-  accepted.mutable_resume()->set_numerics_id("fake");
-  const absl::Status status = Generate(accepted);
-  EXPECT_TRUE(status.ok()) << status;
+  std::thread accepted([this] {
+    v1::GenerateRequest request = Request("accepted");  // and queued when its coordinator died
+    request.mutable_resume()->set_numerics_id("fake");
+    const absl::Status status = Generate(request);
+    EXPECT_TRUE(status.ok()) << status;
+  });
+  while (streams_.FindLive("accepted") == nullptr) coordinator_.WaitForTick();
+  for (int i = 0; i < 50; ++i) coordinator_.WaitForTick();  // most likely it was placed by now
+  streams_.FindLive("first")->Cancel();
+  accepted.join();
   first.join();
 }
 
 class SoonCutOffTest : public InferenceServiceTest {
  protected:
-  SoonCutOffTest() : InferenceServiceTest({.max_open = 1, .delivery_timeout = 1'000'000}) {}
+  SoonCutOffTest() : InferenceServiceTest({.max_open = 1, .delivery_timeout = 3'000'000}) {}
 };
 
 TEST_F(SoonCutOffTest, AClientThatDoesNotReadHoldsItsSlotForAWhile) {

@@ -19,6 +19,8 @@ using testing::HasSubstr;
 
 class MigrationTest : public RequestStreamTest {
  protected:
+  using RequestStreamTest::RequestStreamTest;
+
   void Restart(const std::string& address, InProcessWorker::Options options = {}) {
     options.name = address;
     options.incarnation = std::to_string(++num_restarts_ + 1);
@@ -31,21 +33,19 @@ class MigrationTest : public RequestStreamTest {
     return false;
   }
 
-  // Empty unless there is one that is READY and has something to do.
-  std::string OnlyBusyWorker() {
-    std::string worker;
-    for (const WorkerView& view : coordinator_.registry().Views()) {
-      if (view.state == v1::WorkerLoad::READY && view.snapshot.load() > 0)
-        worker = view.info.name();
-    }
-    return worker;
-  }
   // Where it runs, as its client was told.
   static std::string WorkerOf(const Run& run) {
     const std::vector<v1::Notice> notices = run.client->notices();
     if (notices.empty()) return run.client->accepted().worker();
     const std::string& why = notices.back().why();
     return why.substr(why.rfind(' ') + 1);
+  }
+
+  // Waits until the coordinator knows that the first worker drains.
+  void WaitUntilDraining() {
+    while (coordinator_.registry().Views()[0].state != v1::WorkerLoad::DRAINING) {
+      coordinator_.WaitForTick();
+    }
   }
 
   int num_restarts_ = 0;
@@ -95,7 +95,8 @@ TEST_F(MigrationTest, ALossWhileARequestIsBeingPlacedIsNotForgotten) {
 }
 
 TEST_F(MigrationTest, StreamsOfALostWorkerGoOnElsewhere) {
-  StartWorker("a:1", {.num_blocks = 8192, .max_num_seqs = 32, .step_micros = 2'000});
+  // 400 tokens take it 20 s.
+  StartWorker("a:1", {.num_blocks = 8192, .max_num_seqs = 32, .step_micros = 50'000});
   std::vector<Run> runs;
   for (uint32_t i = 0; i < 12; ++i) {
     PreparedRequest request = Prepared(400 + i, 1 + i % 2);
@@ -157,25 +158,25 @@ TEST_F(MigrationTest, AStopStringAndTextCutByALossAreTheSame) {
 }
 
 TEST_F(MigrationTest, WaitsForAnEqualWorkerAndForNoOther) {
-  StartWorker("a:1", {.step_micros = 1'000});
+  StartWorker("a:1", {.step_micros = 50'000});
   StartWorker("other:1", {.num_blocks = 1024, .numerics_id = "another"});
-  PreparedRequest request = Prepared(60);
+  PreparedRequest request = Prepared(400);
   request.worker = "a:1";
   Run pinned = Start("pinned", std::move(request));
   pinned.client->WaitForTokens(5);
   network_.Kill("a:1");
   for (int i = 0; i < 30; ++i) coordinator_.WaitForTick();
   EXPECT_FALSE(HasMoved(*pinned.client));
-  EXPECT_LT(pinned.client->tokens().size(), 60u);
+  EXPECT_LT(pinned.client->tokens().size(), 400u);
   Restart("a:1");
   ASSERT_TRUE(pinned.client->WaitForEnd().ok());
-  EXPECT_EQ(pinned.client->tokens(), Expected(60));
+  EXPECT_EQ(pinned.client->tokens(), Expected(400));
   ExpectIdle("a:1");
 }
 
 TEST_F(MigrationTest, EndsUnavailableWhenNoEqualWorkerComesInTime) {
   coordinator_.set_move_timeout(50'000);
-  StartWorker("a:1", {.step_micros = 1'000});
+  StartWorker("a:1", {.step_micros = 50'000});
   Run run = Start("r", Prepared(400));
   run.client->WaitForTokens(3);
   StartWorker("other:1", {.numerics_id = "another"});
@@ -189,10 +190,10 @@ TEST_F(MigrationTest, EndsUnavailableWhenNoEqualWorkerComesInTime) {
 }
 
 TEST_F(MigrationTest, AWorkerThatGivesOneChoiceUpIsRidOfTheOthers) {
-  StartWorker("a:1", {.step_micros = 2'000});
+  StartWorker("a:1", {.step_micros = 50'000});  // the first of equals
+  StartWorker("b:1", {.step_micros = 50'000});
   Silence("a:1");
   Run run = Start("r", Prepared(500, 2));
-  StartWorker("b:1", {.step_micros = 2'000});
   worker::v1::Finish finish;  // of choice 0
   finish.set_attempt(1);
   finish.set_reason(v1::Finished::ABORTED);
@@ -206,7 +207,7 @@ TEST_F(MigrationTest, AWorkerThatGivesOneChoiceUpIsRidOfTheOthers) {
 }
 
 TEST_F(MigrationTest, AWorkerThatGivesEveryRequestUpDoesNotKeepOneForEver) {
-  coordinator_.set_move_timeout(300'000);
+  coordinator_.set_move_timeout(1'000'000);
   StartWorker("a:1");
   Silence("a:1");
   Run run = Attach("r");
@@ -227,7 +228,7 @@ TEST_F(MigrationTest, AWorkerThatGivesEveryRequestUpDoesNotKeepOneForEver) {
   network_.OnNextSubmit(nullptr);
   // Asked after longer and longer pauses, not as fast as it answers.
   EXPECT_GT(network_.Submits("a:1").size(), 1u);
-  EXPECT_LT(network_.Submits("a:1").size(), 10u);
+  EXPECT_LT(network_.Submits("a:1").size(), 15u);
 }
 
 TEST_F(MigrationTest, AResumedRequestGoesToTheNumericsThatItsTokensAreOf) {
@@ -250,21 +251,21 @@ TEST_F(MigrationTest, AResumedRequestGoesToTheNumericsThatItsTokensAreOf) {
 }
 
 TEST_F(MigrationTest, ADrainingWorkerHandsItsStreamsOn) {
-  // 300 tokens take it 15 s.
+  // 500 tokens take it 25 s.
   StartWorker("a:1", {.num_blocks = 8192, .step_micros = 50'000});
   std::vector<Run> runs;
   for (uint32_t i = 0; i < 6; ++i) {
-    runs.push_back(Start("r" + std::to_string(i), Prepared(300, 1 + i % 2)));
+    runs.push_back(Start("r" + std::to_string(i), Prepared(500, 1 + i % 2)));
   }
   for (Run& run : runs) run.client->WaitForTokens(2);
   StartWorker("b:1", {.num_blocks = 8192});
   network_.Worker("a:1")->table().StartDraining();
-  // Long before they would have ended there.
-  EXPECT_TRUE(network_.Worker("a:1")->table().WaitUntilIdle(SteadyMicros() + 7'000'000));
+  // Before they would have ended there.
+  EXPECT_TRUE(network_.Worker("a:1")->table().WaitUntilIdle(SteadyMicros() + 20'000'000));
   for (uint32_t i = 0; i < 6; ++i) {
     ASSERT_TRUE(runs[i].client->WaitForEnd().ok());
     for (uint32_t choice = 0; choice < 1 + i % 2; ++choice) {
-      EXPECT_EQ(runs[i].client->tokens(choice), Expected(300));
+      EXPECT_EQ(runs[i].client->tokens(choice), Expected(500));
     }
     EXPECT_TRUE(HasMoved(*runs[i].client));
     EXPECT_THAT(runs[i].client->notices().back().why(), HasSubstr("a:1 drains"));
@@ -280,11 +281,12 @@ TEST_F(MigrationTest, ADrainingWorkerWithoutAnEqualFinishesOrGivesUpItsStreams) 
   ASSERT_TRUE(finishes.client->WaitForEnd().ok());
   EXPECT_EQ(finishes.client->tokens(), Expected(30));
   EXPECT_FALSE(HasMoved(*finishes.client));
+  WaitUntilDraining();
 
   // The drain's time is over: what still runs is given up by the worker, not by the request.
-  network_.Start("b:1", {.name = "b:1", .step_micros = 1'000});
+  network_.Start("b:1", {.name = "b:1", .step_micros = 50'000});
   coordinator_.registry().AddStatic("b:1");
-  coordinator_.WaitUntilReady(1);  // the other drains
+  coordinator_.WaitUntilReady(1);
   Run given_up = Start("given up", Prepared(200, 2));
   given_up.client->WaitForTokens(2);
   network_.Worker("b:1")->table().StartDraining();
@@ -297,43 +299,49 @@ TEST_F(MigrationTest, ADrainingWorkerWithoutAnEqualFinishesOrGivesUpItsStreams) 
   EXPECT_EQ(given_up.client->tokens(1), Expected(200));
 }
 
-TEST_F(MigrationTest, ASilentWorkersStreamsMoveAndItsLateTokensAreRefused) {
-  // 2,000 tokens take it 40 s.
+// Workers that are not heard are soon given up.
+class UnheardWorkerTest : public MigrationTest {
+ protected:
+  UnheardWorkerTest() : MigrationTest({.silence_micros = WorkerLink::kSilenceMicros}) {}
+};
+
+TEST_F(UnheardWorkerTest, ASilentWorkersStreamsMoveAndItsLateTokensAreRefused) {
+  // 3,000 tokens take it 60 s.
   StartWorker("a:1", {.context = 4096, .num_blocks = 8192, .step_micros = 20'000});
   std::vector<Run> runs;
-  for (uint32_t i = 0; i < 4; ++i) runs.push_back(Start("r" + std::to_string(i), Prepared(2000)));
+  for (uint32_t i = 0; i < 4; ++i) runs.push_back(Start("r" + std::to_string(i), Prepared(3000)));
   for (Run& run : runs) run.client->WaitForTokens(3);
   StartWorker("b:1", {.context = 4096, .num_blocks = 8192});
   network_.SetSilent("a:1", true);
   const int64_t silent_since = SteadyMicros();
   while (!HasMoved(*runs[0].client)) {
     coordinator_.registry().Tick();
-    coordinator_.WaitForTick();
-    ASSERT_LT(SteadyMicros() - silent_since, 20'000'000);
+    for (int i = 0; i < 10; ++i) coordinator_.WaitForTick();  // its answers lie unread
+    ASSERT_LT(SteadyMicros() - silent_since, 50'000'000);
   }
   EXPECT_GT(SteadyMicros() - silent_since, WorkerLink::kSilenceMicros / 2);
   EXPECT_THAT(runs[0].client->notices().back().why(), HasSubstr("has been silent for"));
   network_.SetSilent("a:1", false);  // all that it has said meanwhile comes now
   for (Run& run : runs) {
     ASSERT_TRUE(run.client->WaitForEnd().ok());
-    EXPECT_EQ(run.client->tokens(), Expected(2000));
+    EXPECT_EQ(run.client->tokens(), Expected(3000));
   }
   ExpectIdle("a:1");  // it was told to forget them, long before it would have ended them
   ExpectIdle("b:1");
 }
 
-TEST_F(MigrationTest, ADeafWorkersStreamsMoveThoughItSpeaks) {
-  StartWorker("a:1", {.context = 16384, .num_blocks = 8192, .step_micros = 2'000});
+TEST_F(UnheardWorkerTest, ADeafWorkersStreamsMoveThoughItSpeaks) {
+  // 8,000 tokens take it 160 s.
+  StartWorker("a:1", {.context = 16384, .num_blocks = 8192, .step_micros = 20'000});
   Run run = Start("r", Prepared(8000));
   run.client->WaitForTokens(3);
   StartWorker("b:1", {.context = 16384, .num_blocks = 8192});
   network_.SetDeaf("a:1", true);
   const int64_t deaf_since = SteadyMicros();
   while (!HasMoved(*run.client)) {
+    run.client->WaitForTokens(run.client->tokens().size() + 5);  // it speaks
     coordinator_.registry().Tick();
-    coordinator_.WaitForTick();
-    network_.Worker("a:1")->table().Tick();  // it sends its load
-    ASSERT_LT(SteadyMicros() - deaf_since, 40'000'000);
+    ASSERT_LT(SteadyMicros() - deaf_since, 120'000'000);
   }
   EXPECT_GT(SteadyMicros() - deaf_since, WorkerLink::kSilenceMicros * 2);
   EXPECT_THAT(run.client->notices().back().why(), HasSubstr("has answered no ping"));
@@ -346,7 +354,7 @@ TEST_F(MigrationTest, ADeafWorkersStreamsMoveThoughItSpeaks) {
 
 TEST_F(MigrationTest, LosingSightOfWorkersMakesNoSuspect) {
   coordinator_.set_quarantine_after(2);
-  for (const char* address : {"a:1", "b:1"}) StartWorker(address, {.step_micros = 500});
+  for (const char* address : {"a:1", "b:1"}) StartWorker(address, {.step_micros = 50'000});
   Run run = Start("r", Prepared(480));
   for (int round = 0; round < 5; ++round) {
     run.client->WaitForTokens(run.client->tokens().size() + 1);
@@ -358,9 +366,11 @@ TEST_F(MigrationTest, LosingSightOfWorkersMakesNoSuspect) {
     }
     run.stream->OnWorkerLost(attempt, WorkerLoss::kUnheard, absl::UnavailableError("silent"));
   }
-  EXPECT_TRUE(run.client->WaitForEnd().ok());
+  run.stream->Cancel();
+  EXPECT_TRUE(absl::IsCancelled(run.client->WaitForEnd()));
   EXPECT_EQ(run.client->notices().size(), 5u);
-  EXPECT_EQ(run.client->tokens(), Expected(480));
+  const std::vector<uint32_t> tokens = run.client->tokens();
+  EXPECT_EQ(tokens, Expected(static_cast<uint32_t>(tokens.size())));
 }
 
 TEST_F(MigrationTest, TheEndOfADrainMakesNoSuspect) {
@@ -370,9 +380,7 @@ TEST_F(MigrationTest, TheEndOfADrainMakesNoSuspect) {
   for (int round = 0; round < 3; ++round) {
     run.client->WaitForTokens(run.client->tokens().size() + 1);
     network_.Worker("a:1")->table().StartDraining();
-    while (coordinator_.registry().Views()[0].state != v1::WorkerLoad::DRAINING) {
-      coordinator_.WaitForTick();
-    }
+    WaitUntilDraining();
     network_.Kill("a:1");
     Restart("a:1", {.step_micros = 20'000});
   }
@@ -389,7 +397,7 @@ TEST_F(MigrationTest, ASuspectRunsAloneAndIsQuarantinedIfThatWorkerIsLostToo) {
   std::set<std::string> lost;
   for (int round = 0; round < 3; ++round) {
     suspect.client->WaitForTokens(suspect.client->tokens().size() + 1);
-    const std::string worker = OnlyBusyWorker();
+    const std::string worker = WorkerOf(suspect);
     ASSERT_NE(worker, "");
     if (round > 0) {
       // After two deaths it has the worker to itself: others run elsewhere, whatever the load.
@@ -448,13 +456,16 @@ TEST_F(MigrationTest, ARequestThatComesFurtherThanWhereWorkersDiedIsNoSuspect) {
 TEST_F(MigrationTest, ASuspectWaitsForAnIdleWorkerOnlySoLongAndKeepsNobodyOut) {
   coordinator_.set_quarantine_after(2);
   coordinator_.set_move_timeout(1'000'000);
-  for (const char* address : {"a:1", "b:1", "busy:1"})
-    StartWorker(address, {.num_blocks = 8192, .step_micros = 20'000});
-  PreparedRequest long_one = Prepared(500);
+  for (const char* address : {"a:1", "b:1"}) {
+    StartWorker(address, {.num_blocks = 8192, .step_micros = 50'000});
+  }
+  // 2,000 tokens take it 40 s.
+  StartWorker("busy:1", {.context = 4096, .num_blocks = 8192, .step_micros = 20'000});
+  PreparedRequest long_one = Prepared(2000);
   long_one.worker = "busy:1";
   Run busy = Start("busy", std::move(long_one));
   busy.client->WaitForTokens(1);
-  Run suspect = Start("suspect", Prepared(40));
+  Run suspect = Start("suspect", Prepared(100));
   for (int i = 0; i < 2; ++i) {
     suspect.client->WaitForTokens(suspect.client->tokens().size() + 1);
     network_.Kill(WorkerOf(suspect));
@@ -465,7 +476,7 @@ TEST_F(MigrationTest, ASuspectWaitsForAnIdleWorkerOnlySoLongAndKeepsNobodyOut) {
     EXPECT_TRUE(other.client->WaitForEnd().ok());
   }
   ASSERT_TRUE(suspect.client->WaitForEnd().ok());
-  EXPECT_EQ(suspect.client->tokens(), Expected(40));
+  EXPECT_EQ(suspect.client->tokens(), Expected(100));
   EXPECT_EQ(WorkerOf(suspect), "busy:1");
   busy.stream->Cancel();
   EXPECT_TRUE(absl::IsCancelled(busy.client->WaitForEnd()));
@@ -473,14 +484,14 @@ TEST_F(MigrationTest, ASuspectWaitsForAnIdleWorkerOnlySoLongAndKeepsNobodyOut) {
 
 TEST_F(MigrationTest, WorkersThatDrainedOnceTakeARequestAgain) {
   StartWorker("a:1", {.num_blocks = 8192, .step_micros = 50'000});
-  Run run = Start("r", Prepared(300));
+  Run run = Start("r", Prepared(500));
   run.client->WaitForTokens(2);
   StartWorker("b:1", {.num_blocks = 8192, .step_micros = 50'000});
-  // One restarts after the other, as a new version comes in. 300 tokens take 15 s.
+  // One restarts after the other, as a new version comes in. 500 tokens take 25 s.
   for (const char* address : {"a:1", "b:1", "a:1"}) {
     const auto worker = network_.Worker(address);
     worker->table().StartDraining();
-    EXPECT_TRUE(worker->table().WaitUntilIdle(SteadyMicros() + 7'000'000)) << address;
+    EXPECT_TRUE(worker->table().WaitUntilIdle(SteadyMicros() + 20'000'000)) << address;
     run.client->WaitForTokens(run.client->tokens().size() + 2);
     network_.Kill(address);
     Restart(address, {.num_blocks = 8192, .step_micros = 50'000});
@@ -499,7 +510,7 @@ INSTANTIATE_TEST_SUITE_P(Tokens, ResumeTest, testing::Values(4, 0));
 TEST_P(ResumeTest, WaitsWhereItsOrphanMayHoldThePlace) {
   const uint32_t num_tokens = GetParam();
   StartWorker("a:1", {.max_num_seqs = 1, .max_queue = 0, .step_micros = 20'000});
-  Run first = Start("first", Prepared(20));
+  Run first = Start("first", Prepared(500));
   first.client->WaitForTokens(1);
   const absl::Status full = Start("new", Prepared(5)).client->WaitForEnd();
   EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
@@ -507,10 +518,11 @@ TEST_P(ResumeTest, WaitsWhereItsOrphanMayHoldThePlace) {
   request.emitted = {Expected(num_tokens)};
   request.numerics_id = "fake";
   Run resumed = Start("resumed", std::move(request));
+  first.stream->Cancel();
   EXPECT_TRUE(resumed.client->WaitForEnd().ok());
   EXPECT_EQ(resumed.client->tokens(), Expected(10, num_tokens));
   EXPECT_FALSE(HasMoved(*resumed.client));
-  EXPECT_TRUE(first.client->WaitForEnd().ok());
+  EXPECT_TRUE(absl::IsCancelled(first.client->WaitForEnd()));
 }
 
 TEST_F(MigrationTest, EveryTokenOnceWhateverIsKilledWhen) {

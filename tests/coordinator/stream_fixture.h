@@ -40,7 +40,8 @@ inline const ModelFiles& Files() {
 // Requests on workers in this process, without gRPC.
 class RequestStreamTest : public testing::Test {
  protected:
-  RequestStreamTest() : network_(Files()), coordinator_(&network_) {}
+  explicit RequestStreamTest(const InProcessCoordinator::Options& options = {})
+      : network_(Files()), coordinator_(&network_, options) {}
 
   void StartWorker(const std::string& address, InProcessWorker::Options options = {}) {
     options.name = address;
@@ -54,6 +55,8 @@ class RequestStreamTest : public testing::Test {
     network_.SetSilent(address, true);
     coordinator_.registry().Tick();
   }
+  // What it has said meanwhile comes now.
+  void Unsilence(const std::string& address) { network_.SetSilent(address, false); }
 
   PreparedRequest Prepared(uint32_t max_new_tokens, uint32_t n = 1) {
     PreparedRequest request;

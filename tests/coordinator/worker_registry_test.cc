@@ -10,8 +10,9 @@ namespace {
 
 class WorkerRegistryTest : public testing::Test {
  protected:
-  WorkerRegistryTest()
-      : network_(ModelFiles{{"config.json", R"({"eos_token_id": 2})"}}), coordinator_(&network_) {}
+  explicit WorkerRegistryTest(const InProcessCoordinator::Options& options = {})
+      : network_(ModelFiles{{"config.json", R"({"eos_token_id": 2})"}}),
+        coordinator_(&network_, options) {}
 
   WorkerView Only() {
     const std::vector<WorkerView> views = coordinator_.registry().Views();
@@ -43,6 +44,11 @@ class WorkerRegistryTest : public testing::Test {
 
   InProcessNetwork network_;
   InProcessCoordinator coordinator_;
+};
+
+class SilentWorkerTest : public WorkerRegistryTest {
+ protected:
+  SilentWorkerTest() : WorkerRegistryTest({.silence_micros = WorkerLink::kSilenceMicros}) {}
 };
 
 TEST_F(WorkerRegistryTest, AStaticWorkerMayComeUpLater) {
@@ -86,7 +92,7 @@ TEST_F(WorkerRegistryTest, TheOlderOfTwoProcessesOfANameKeepsItWhileItAnswers) {
   EXPECT_EQ(Only().incarnation, "2");
 }
 
-TEST_F(WorkerRegistryTest, ANewProcessTakesTheNameOfOneThatIsSilent) {
+TEST_F(SilentWorkerTest, ANewProcessTakesTheNameOfOneThatIsSilent) {
   network_.Start("a:1", {.name = "one"});
   EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", "one").ok());
   coordinator_.WaitUntilReady(1);
@@ -142,7 +148,7 @@ TEST_F(WorkerRegistryTest, OfTwoThatOpenAtOnceOneHasTheName) {
   }
 }
 
-TEST_F(WorkerRegistryTest, ARestartOfOneThatIsSilentIsNoticedByItsAnnouncement) {
+TEST_F(SilentWorkerTest, ARestartOfOneThatIsSilentIsNoticedByItsAnnouncement) {
   network_.Start("a:1", {.name = "one"});
   EXPECT_TRUE(coordinator_.registry().Join("a:1", "1", "one").ok());
   coordinator_.WaitUntilReady(1);

@@ -11,7 +11,7 @@
 namespace quire {
 namespace {
 
-constexpr int64_t kCancelGrace = 1'000'000;  // as clients/cpp/client_stream.cc
+constexpr int64_t kCancelGrace = 1'000'000;  // as RetryOptions::cancel_grace
 // A client gives up when every attempt for so long has ended UNAVAILABLE: the pauses of
 // RetryOptions between eight rounds, in microseconds.
 constexpr int64_t kPatienceMicros = 7'100'000;

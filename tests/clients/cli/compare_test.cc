@@ -2,12 +2,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "tests/clients/cli/run_quire.h"
 #include "tests/clients/fake_inference.h"
+#include "tests/worker/model/temp_folder.h"
 
 namespace quire {
 namespace {
@@ -163,14 +163,13 @@ TEST_F(CompareCommandTest, WithoutTheReferenceNothingIsJudged) {
 }
 
 TEST_F(CompareCommandTest, WritesTheFileAndShowsATable) {
-  const auto folder = std::filesystem::path(::testing::TempDir()) / "quire-compare-test";
-  const std::string path = (folder / "new" / "compare.json").string();
+  const TempFolder folder;
+  const std::string path = folder.path() + "/new/compare.json";
   const QuireResult result = Compare({"--output", path});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_THAT(result.out, HasSubstr("equal to HF"));
   std::ifstream file(path);
   EXPECT_EQ(Json::parse(file)["rows"].size(), 12);
-  std::filesystem::remove_all(folder);
 }
 
 TEST_F(CompareCommandTest, AFailedRequestNamesItsRow) {

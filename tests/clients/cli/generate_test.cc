@@ -9,12 +9,16 @@
 #include "common/rpc_status.h"
 #include "tests/clients/cli/run_quire.h"
 #include "tests/clients/fake_inference.h"
+#include "tests/fakes/closed_port.h"
 
 namespace quire {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
+using ::testing::Gt;
 using ::testing::HasSubstr;
+using ::testing::Le;
 using ::testing::SizeIs;
 using ::testing::StartsWith;
 using Json = nlohmann::ordered_json;
@@ -114,7 +118,7 @@ TEST(GenerateCommand, EveryFlagReachesItsField) {
                                                "--queue-timeout-ms",
                                                "1000",
                                                "--timeout-ms",
-                                               "2000",
+                                               "2000000",
                                                "--cache-salt",
                                                "s",
                                                "--tenant",
@@ -151,7 +155,7 @@ TEST(GenerateCommand, EveryFlagReachesItsField) {
   EXPECT_TRUE(request.has_prompt_logprobs());
   EXPECT_EQ(request.priority(), -3);
   EXPECT_EQ(request.queue_timeout_ms(), 1000);
-  EXPECT_EQ(request.timeout_ms(), 2000);
+  EXPECT_THAT(request.timeout_ms(), AllOf(Le(2'000'000u), Gt(1'000'000u)));  // what is left
   EXPECT_EQ(request.cache_salt(), "s");
   EXPECT_EQ(request.tenant(), "t");
   EXPECT_THAT(request.resume().choices(0).emitted_token_ids(), ElementsAre(0, 1));
@@ -251,13 +255,9 @@ TEST(GenerateCommand, PrintsTheServersWordsFieldAndRetryDelay) {
 }
 
 TEST(GenerateCommand, AnUnreachableCoordinatorIsAnError) {
-  std::string target;
-  {
-    FakeInference server;
-    target = server.target();
-  }
-  const QuireResult result =
-      RunQuire({"generate", "--target", target, "--prompt", "x", "--max-attempts", "2"});
+  const ClosedPort closed;
+  const QuireResult result = RunQuire({"generate", "--target", closed.address().ToString(),
+                                       "--prompt", "x", "--max-attempts", "2"});
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_THAT(result.err, HasSubstr("quire: UNAVAILABLE: "));
 }

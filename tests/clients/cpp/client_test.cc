@@ -9,6 +9,7 @@
 
 #include "common/rpc_status.h"
 #include "tests/clients/fake_inference.h"
+#include "tests/fakes/closed_port.h"
 
 namespace quire {
 namespace {
@@ -60,12 +61,6 @@ v1::GenerateRequest Request(uint32_t max_new_tokens = 4) {
   return request;
 }
 
-// An address where nothing listens.
-Address DeadAddress() {
-  FakeInference server;
-  return server.address();
-}
-
 TEST(Client, StreamsARequest) {
   FakeInference server;
   Client client({server.address()});
@@ -79,8 +74,9 @@ TEST(Client, StreamsARequest) {
 }
 
 TEST(Client, PassesOverATargetThatIsUnavailable) {
+  const ClosedPort closed;
   FakeInference server;
-  Client client({DeadAddress(), server.address()});
+  Client client({closed.address(), server.address()});
   Recorder recorder;
   EXPECT_TRUE(client.Generate(Request(), &recorder).ok());
   EXPECT_THAT(recorder.losses, SizeIs(1));
@@ -91,7 +87,8 @@ TEST(Client, PassesOverATargetThatIsUnavailable) {
 }
 
 TEST(Client, FailsWhenEveryTargetIsUnavailable) {
-  Client client({DeadAddress(), DeadAddress()},
+  const ClosedPort closed, other;
+  Client client({closed.address(), other.address()},
                 {.max_attempts = 3, .initial_backoff = milliseconds(1)});
   Recorder recorder;
   EXPECT_TRUE(absl::IsUnavailable(client.Generate(Request(), &recorder)));
@@ -115,7 +112,8 @@ TEST(Client, WaitsForACoordinatorThatHasNoWorkerYet) {
 }
 
 TEST(Client, AnUnaryCallsTimeoutHoldsAcrossItsAttempts) {
-  Client client({DeadAddress()},
+  const ClosedPort closed;
+  Client client({closed.address()},
                 {.initial_backoff = std::chrono::hours(1), .max_backoff = std::chrono::hours(1)});
   const auto load = client.GetLoad({.timeout = std::chrono::seconds(10)});
   EXPECT_TRUE(absl::IsDeadlineExceeded(load.status())) << load.status();
@@ -166,7 +164,7 @@ TEST(Client, DropsWhatAServerRepeats) {
 
 TEST(Client, SurvivesACoordinatorThatIsKilled) {
   FakeInference first, second;
-  first.set_token_time(milliseconds(1));
+  first.set_token_time(milliseconds(20));
   Client client({first.address(), second.address()});
   Recorder recorder;
   std::thread killer;
@@ -253,7 +251,7 @@ TEST(Client, CancelFromAnotherThreadEndsTheStream) {
 TEST(Client, CancelWithinAStreamBringsTheUsage) {
   FakeInference server;
   server.set_token_time(milliseconds(1));
-  Client client({server.address()});
+  Client client({server.address()}, {.cancel_grace = std::chrono::minutes(1)});
   Recorder recorder;
   std::shared_ptr<ClientStream> call;
   Mutex mutex;
@@ -343,31 +341,40 @@ TEST(Client, AsksEveryCoordinatorToCancel) {
 }
 
 TEST(TargetsTest, ConnectsWhileItWaits) {
-  auto server = std::make_unique<FakeInference>();
-  const Address address = server->address();
-  server.reset();
-  Client client({address}, {.max_attempts = 1});
+  ClosedPort port;
+  Client client({port.address()}, {.max_attempts = 1});
   EXPECT_TRUE(absl::IsUnavailable(client.GetLoad().status()));
-  server = std::make_unique<FakeInference>(address.port);
+  port.Release();
+  std::unique_ptr<FakeInference> server;
+  for (int i = 0; i < 100 && (server == nullptr || !server->is_serving()); ++i) {
+    if (i > 0) std::this_thread::sleep_for(milliseconds(100));  // another has the port for a while
+    server = std::make_unique<FakeInference>(port.address().port);
+  }
+  ASSERT_TRUE(server->is_serving());
   // All of it, if nothing tries to connect.
   client.Wait(std::chrono::minutes(1));
   EXPECT_TRUE(client.GetLoad().ok());
 }
 
 TEST(ClientTest, TheTimeoutOfARequestHoldsOverAllAttempts) {
+  constexpr uint32_t kTimeoutMs = 60'000;
   FakeInference server;
-  Client client({server.address()}, {.max_attempts = 1'000'000});
-  server.set_generate([](grpc::ServerContext*, const v1::GenerateRequest&, FakeInference::Writer*) {
-    return Unavailable();
-  });
+  Client client({server.address()}, {.max_backoff = milliseconds(kTimeoutMs)});
+  std::atomic<int> num_losses = 0;
+  server.set_generate(
+      [&](grpc::ServerContext*, const v1::GenerateRequest&, FakeInference::Writer*) {
+        // The third time, 300 ms after the first at least, it asks for more than is left.
+        if (++num_losses < 3) return Unavailable();
+        return ToGrpc(WithRetryDelay(absl::UnavailableError("later"), kTimeoutMs - 200));
+      });
   v1::GenerateRequest request = Request();
-  request.set_timeout_ms(700);
+  request.set_timeout_ms(kTimeoutMs);
   Recorder recorder;
   const absl::Status status = client.Generate(request, &recorder);
   EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
   const std::vector<v1::GenerateRequest> sent = server.requests();
-  ASSERT_GT(sent.size(), 1u);
-  for (const v1::GenerateRequest& one : sent) EXPECT_LE(one.timeout_ms(), 700u);
+  ASSERT_EQ(sent.size(), 3u);
+  for (const v1::GenerateRequest& one : sent) EXPECT_LE(one.timeout_ms(), kTimeoutMs);
   EXPECT_LT(sent.back().timeout_ms(), sent.front().timeout_ms());
 }
 
