@@ -13,14 +13,13 @@ import time
 import unittest
 
 from grpc import StatusCode
-from harness import DEVICE, TINY, Stage, figure, main, scaled, wait_until
+from harness import SLOW_FLAGS, TINY, Stage, figure, main, scaled, wait_until
 from quire.v1 import inference_pb2 as pb
 from service import ENDLESS, Crowd, Service, request, undisturbed_service
 
 NUM_ENDLESS, NUM_FINITE = 8, 4
 NUM_TOKENS = 800
 SUSPECT_S = 1.5
-DEVICE_FLAGS = ["--dtype", "fp32"] if DEVICE == "cuda" else []
 KILLS = int(os.environ.get("QUIRE_KILLS", 300 if "QUIRE_FULL" in os.environ else scaled(24)))
 BOUND_S = 20.0  # the figures are measured; a test fails only beyond this
 
@@ -47,11 +46,11 @@ class MigrationTest(unittest.TestCase):
         self.workers = [self.start_worker() for _ in range(workers)]
         self.service = Service(self.stage, self.coordinator.address)
         self.service.wait_ready(workers)
-        self.undisturbed = undisturbed_service(self.stage, self.model, *DEVICE_FLAGS)
+        self.undisturbed = undisturbed_service(self.stage, self.model, *SLOW_FLAGS)
 
     def start_worker(self):
         return self.stage.fake_worker(self.model, "--join", self.coordinator.address, "--num-gpu-blocks-override", 8192,
-                                      *DEVICE_FLAGS, step_us=2000)
+                                      *SLOW_FLAGS, step_us=2000)
 
     def start_streams(self):
         return Crowd(self.service, self.undisturbed, NUM_ENDLESS, NUM_FINITE, NUM_TOKENS).wait_for_tokens(5)

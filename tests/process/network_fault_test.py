@@ -8,7 +8,7 @@ import time
 import unittest
 
 from fault_proxy import FaultProxy
-from harness import PATIENT_S, Stage, figure, main, wait_until
+from harness import PATIENT_S, SLOW_FLAGS, Stage, figure, main, wait_until
 from quire.v1 import inference_pb2 as pb
 from service import Crowd, Service, undisturbed_service
 
@@ -31,12 +31,12 @@ class NetworkFaultCase(unittest.TestCase):
         cls.workers = []
         for link, join in zip(cls.links, cls.joins):
             worker = stage.fake_worker(model, "--join", join.address, "--advertise-address", link.address,
-                                       "--num-gpu-blocks-override", 8192, step_us=2000)
+                                       "--num-gpu-blocks-override", 8192, *SLOW_FLAGS, step_us=2000)
             link.target = worker.address
             cls.workers.append(worker)
         cls.service = Service(stage, cls.coordinator.address)
         cls.service.wait_ready(2)
-        cls.undisturbed = undisturbed_service(stage, model)
+        cls.undisturbed = undisturbed_service(stage, model, *SLOW_FLAGS)
 
     def setUp(self):
         self.link = self.links[0]
