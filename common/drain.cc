@@ -12,6 +12,11 @@
 #include "common/signals.h"
 
 namespace quire {
+namespace {
+
+constexpr int64_t kFlushMicros = 250'000;  // of an end that is to come at once
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<AdminServer>> StartAdminServer(
     const std::string& address, const std::shared_ptr<grpc::ServerCredentials>& credentials) {
@@ -39,7 +44,7 @@ Drain::Drain(AdminServer* admin, double timeout_s, const std::function<void()>& 
       num_signals += WaitForTerminationSignal() ? 0 : 1;
       if (on_signal != nullptr) on_signal();
     }
-    FlushLog();
+    FlushLog(kFlushMicros);
     std::_Exit(1);
   }).detach();
 }

@@ -12,7 +12,6 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "common/logging.h"
 #include "common/message_stream.h"
 #include "common/mutex.h"
 #include "common/rpc_status.h"
@@ -45,7 +44,6 @@ class GrpcOutbox : public MessageSink<Out> {
         End(absl::ResourceExhaustedError(absl::StrCat("the outbox is full: the peer has not read ",
                                                       queue_.size(), " messages of ", queued_bytes_,
                                                       " bytes")));
-        LogWarning(absl::StrCat("a call ends: ", closing_->message()));
         cancelling_ = writing_;
       } else {
         queue_.push_back({std::move(message), bytes});

@@ -20,7 +20,7 @@ namespace {
 constexpr size_t kMaxWaitingLines = 8192;
 // Far longer than a machine under load keeps the writer's thread waiting: last words say why a
 // process ended.
-constexpr int64_t kFlushMicros = 5'000'000;
+constexpr int64_t kExitFlushMicros = 5'000'000;
 
 spdlog::level::level_enum ToSpdlog(LogLevel level) {
   switch (level) {
@@ -60,7 +60,7 @@ void SetUpLogging(std::string_view program, LogLevel level) {
   logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %L %n %v");
   logger->set_level(ToSpdlog(level));
   spdlog::set_default_logger(std::move(logger));
-  static const int registered = std::atexit(FlushLog);
+  static const int registered = std::atexit([] { FlushLog(kExitFlushMicros); });
   static_cast<void>(registered);
 }
 
@@ -83,6 +83,6 @@ void Log(LogLevel level, std::string_view message) {
   spdlog::log(ToSpdlog(level), "{}", line);
 }
 
-void FlushLog() { StandardError().Flush(SteadyMicros() + kFlushMicros); }
+void FlushLog(int64_t micros) { StandardError().Flush(SteadyMicros() + micros); }
 
 }  // namespace quire

@@ -12,14 +12,14 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
 // Lines below `level` are dropped. `program` starts each line. From now on a call never waits for
 // who reads standard error: a bounded number of lines wait to be written (LineWriter), and exit
-// waits until they are, a quarter of a second at most.
+// waits until they are, five seconds at most.
 void SetUpLogging(std::string_view program, LogLevel level);
 // Control characters are written as \xNN, so that what others sent cannot look like a line of ours,
 // and of a longer message its first kMaxLogBytes.
 inline constexpr size_t kMaxLogBytes = 16 << 10;
 void Log(LogLevel level, std::string_view message);
-// Waits as exit does. For use before _Exit.
-void FlushLog();
+// Waits for the lines that wait, so long at most. For use before _Exit.
+void FlushLog(int64_t micros);
 
 inline void LogInfo(std::string_view message) { Log(LogLevel::kInfo, message); }
 inline void LogWarning(std::string_view message) { Log(LogLevel::kWarning, message); }

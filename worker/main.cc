@@ -55,6 +55,7 @@ namespace {
 constexpr int kExitFatal = 3;
 constexpr int64_t kTickMicros = 250'000;
 constexpr int64_t kShutdownMicros = 1'000'000;
+constexpr int64_t kFatalFlushMicros = 2'000'000;  // streams stand still meanwhile
 constexpr int kMaxMessageBytes = 16 << 20;
 // Of one connection. A coordinator needs two: its session and the model's files.
 constexpr int kMaxStreams = 128;
@@ -300,7 +301,7 @@ int Run(int argc, char** argv) {
     MutexLock lock(fatal_mutex);
     if (fatal.empty()) return;
     LogError(absl::StrCat("the device is lost: ", fatal));
-    FlushLog();
+    FlushLog(kFatalFlushMicros);
     std::_Exit(kExitFatal);
   };
   Drain drain(admin->get(), flags.drain_timeout_s, exit_if_lost);
@@ -317,7 +318,9 @@ int Run(int argc, char** argv) {
   // Coordinators that lag behind get what is left of the time to read what was generated. Other
   // calls do not hold up the end.
   table.CloseConnections();
-  table.WaitUntilClosed(drain.deadline());
+  if (!table.WaitUntilClosed(drain.deadline())) {
+    LogWarning("coordinators have not read all that was generated");
+  }
   server->Shutdown(SteadyDeadline(kShutdownMicros));
   loop.Stop();
   drain.Finish(table.num_moved());

@@ -113,6 +113,7 @@ void WorkerLink::Connect() {
   SessionRequest open;
   open.mutable_open()->set_coordinator_id(absl::StrCat(context_.coordinator_id, "/", number_));
   open.mutable_open()->set_protocol(1);
+  open.mutable_open()->set_ends_call(true);
   sink->Write(std::move(open));
 }
 
@@ -293,6 +294,8 @@ void WorkerLink::OnClosed(uint64_t session, const absl::Status& status) {
   {
     MutexLock lock(mutex_);
     if (!IsLive(session)) return;
+    // Keepalive may be the first to give up a worker that was silent. That is no death.
+    if (IsUnheard(context_.timers->Now(), kSilenceMicros)) loss = WorkerLoss::kUnheard;
     if (load_.draining()) loss = WorkerLoss::kDrained;
     if (opened_) {
       LogWarning(absl::StrCat("worker ", info_.name(), " at ", address_, " is lost: ", why));

@@ -47,12 +47,13 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   static constexpr int64_t kFirstReloadMicros = 250'000;
   static constexpr int64_t kLastReloadMicros = 30'000'000;
   static int64_t ReloadDelay(uint32_t num_failures);
-  // Context::silence_micros, unless something else is wanted.
+  // A session this long without a word, though it was pinged, makes the worker SUSPECT, and its
+  // requests are taken away. The default of Context::silence_micros.
   static constexpr int64_t kSilenceMicros = 1'500'000;
-  // A worker whose words come, but that has answered no ping for so many thirds of that, is SUSPECT
-  // too: the network may be cut one way. It is longer, since an answer waits its turn where a
-  // worker has much to do.
-  static constexpr int64_t kDeafThirds = 10;
+  // So does a worker whose words come, but that has answered no ping for this long where a silence
+  // may be `silence_micros`: the network may be cut one way. It is longer, since an answer waits
+  // its turn where a worker has much to do.
+  static constexpr int64_t DeafMicros(int64_t silence_micros) { return silence_micros * 10 / 3; }
   // So does an engine that has had work this long and settled no step: its process answers, but it
   // hangs.
   static constexpr int64_t kHangMicros = 30'000'000;
@@ -69,8 +70,7 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
     ModelCatalog* catalog;
     // Asked when a session has opened, without locks held: may this worker serve under its name?
     std::function<absl::Status(const WorkerLink&, const worker::v1::Opened&)> admit;
-    // A session this long without a word, though it was pinged, makes the worker SUSPECT, and its
-    // requests are taken away. Several times the period of Tick.
+    // Several times the period of Tick.
     int64_t silence_micros = kSilenceMicros;
   };
 
@@ -134,9 +134,8 @@ class WorkerLink final : public std::enable_shared_from_this<WorkerLink> {
   // False: nothing was done, since `which` is given and is live no more.
   bool EndSession(WorkerLoss loss, const absl::Status& status,
                   std::optional<uint64_t> which = std::nullopt);
-  bool IsSilent(int64_t now) const QUIRE_REQUIRES(mutex_);
-  bool IsDeaf(int64_t now) const QUIRE_REQUIRES(mutex_);
-  bool IsUnheard(int64_t now) const QUIRE_REQUIRES(mutex_);
+  // Silent or deaf, where a silence may be `silence_micros`.
+  bool IsUnheard(int64_t now, int64_t silence_micros) const QUIRE_REQUIRES(mutex_);
   // Why an open session's worker is not to be relied on, to go after its name; empty if it is.
   std::string SuspectWhy(int64_t now) const QUIRE_REQUIRES(mutex_);
   // The session stays; its requests are told `status`, and the worker to forget them.

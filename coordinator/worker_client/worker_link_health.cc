@@ -31,7 +31,7 @@ void WorkerLink::Tick() {
       lost = absl::UnavailableError("the worker has not answered Open");
     } else if (const std::string why = SuspectWhy(now); !why.empty()) {
       lost = absl::UnavailableError(absl::StrCat("the worker ", why));
-      hangs = !IsUnheard(now);
+      hangs = !IsUnheard(now, context_.silence_micros);
     }
     ping.mutable_ping()->set_nonce(++pings_);
   }
@@ -43,20 +43,16 @@ void WorkerLink::Tick() {
   if (sink != nullptr) sink->Write(std::move(ping));
 }
 
-bool WorkerLink::IsSilent(int64_t now) const { return now - heard_at_ > context_.silence_micros; }
-
-bool WorkerLink::IsDeaf(int64_t now) const {
-  return now - answered_at_ > context_.silence_micros * kDeafThirds / 3;
+bool WorkerLink::IsUnheard(int64_t now, int64_t silence_micros) const {
+  return now - heard_at_ > silence_micros || now - answered_at_ > DeafMicros(silence_micros);
 }
-
-bool WorkerLink::IsUnheard(int64_t now) const { return IsSilent(now) || IsDeaf(now); }
 
 std::string WorkerLink::SuspectWhy(int64_t now) const {
   const auto ms = [](int64_t micros) { return absl::StrCat(micros / 1000, " ms"); };
-  if (IsSilent(now)) {
+  if (now - heard_at_ > context_.silence_micros) {
     return absl::StrCat("has been silent for ", ms(now - heard_at_));
   }
-  if (IsDeaf(now)) {
+  if (now - answered_at_ > DeafMicros(context_.silence_micros)) {
     return absl::StrCat("has answered no ping for ", ms(now - answered_at_));
   }
   if (since_progress_ > kHangMicros) {

@@ -1,6 +1,7 @@
 #include "coordinator/worker_client/worker_link.h"
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -109,9 +110,11 @@ class NoReceiver final : public TokenReceiver {
   void OnNotice(const v1::Notice&) override {}
   void OnFinish(const worker::v1::Finish&) override {}
   void OnRejected(uint32_t, const absl::Status&) override {}
-  void OnWorkerLost(uint32_t, WorkerLoss, const absl::Status&) override {}
+  void OnWorkerLost(uint32_t, WorkerLoss how, const absl::Status&) override { loss = how; }
   void OnWorkerDraining(uint32_t) override {}
   void OnMessageEnd() override {}
+
+  std::optional<WorkerLoss> loss;
 };
 
 TEST_F(WorkerLinkTest, CountsWhatItPlacedBesideWhatOthersHave) {
@@ -149,10 +152,18 @@ TEST_F(WorkerLinkTest, AWorkerThatDoesNotSayWhoseItsSequencesAreCountsThemOnce) 
 TEST_F(WorkerLinkTest, EndsTheSessionOfAWorkerThatEnds) {
   Say(Opened("one"));
   const auto sink = sessions_.sinks.back();
-  SessionEvent closing;
-  closing.mutable_closing();
-  Say(closing);
+  const auto receiver = std::make_shared<NoReceiver>();
+  worker::v1::Submit submit;
+  submit.set_key(1);
+  submit.mutable_parameters()->set_n(1);
+  ASSERT_TRUE(link_->Submit(submit, receiver));
+  SessionEvent event;
+  event.mutable_load()->set_draining(true);
+  Say(event);
+  event.mutable_closing();
+  Say(event);
   EXPECT_TRUE(sink->closed.has_value());
+  EXPECT_EQ(receiver->loss, WorkerLoss::kDrained);
   EXPECT_FALSE(link_->View().is_open);
   // Whatever has its address next is found.
   timers_.Advance(WorkerLink::kRetryMicros);
@@ -276,6 +287,22 @@ TEST_F(WorkerLinkTest, ALongerSilenceMayBeAllowed) {
   }
   link_->Tick();
   EXPECT_FALSE(link_->View().answers);
+}
+
+TEST_F(WorkerLinkTest, AConnectionThatEndsAfterSilenceIsNoDeath) {
+  for (const bool is_silent : {false, true}) {
+    Connect(20 * WorkerLink::kSilenceMicros);
+    Say(Opened("one"));
+    link_->Tick();
+    const auto receiver = std::make_shared<NoReceiver>();
+    worker::v1::Submit submit;
+    submit.set_key(1);
+    submit.mutable_parameters()->set_n(1);
+    ASSERT_TRUE(link_->Submit(submit, receiver));
+    timers_.Advance(is_silent ? 2 * WorkerLink::kSilenceMicros : 100'000);
+    sessions_.handlers.back()->OnClosed(absl::UnavailableError("keepalive"));
+    EXPECT_EQ(receiver->loss, is_silent ? WorkerLoss::kUnheard : WorkerLoss::kGone);
+  }
 }
 
 TEST_F(WorkerLinkTest, WhatIsTakenAwayBeforeItIsSentIsCancelledAfterIt) {

@@ -78,6 +78,7 @@ class FlagsTest(unittest.TestCase):
                 (["--etcd-prefix", "quire"], ["--etcd-prefix", "quire"]),
                 (["--etcd-prefix", "/quire/"], ["--etcd-prefix", "/quire/"]),
                 (["--admin-address", "nowhere"], ["--admin-address", "nowhere"]),
+                (["--suspect-timeout", 0.5], ["--suspect-timeout", "1 to 600"]),
                 (["--admin-address", "0.0.0.0:0"], ["--admin-address", "--insecure"]),
         ):
             with self.subTest(flags=flags):

@@ -201,7 +201,7 @@ class Crowd:
 
     def __init__(self, service: Service, undisturbed: Service, endless: int, finite: int = 0, new: int = 0) -> None:
         self._undisturbed, self._new = undisturbed, new
-        self.endless = [service.start(request([i + 1, 2], new=ENDLESS)) for i in range(endless)]
+        self.endless = [service.start(request([i + 1, 2], new=ENDLESS), 10 * HANG_S) for i in range(endless)]
         self.finite = [service.start(request([endless + i + 1, 2], new=new)) for i in range(finite)]
 
     @property
@@ -221,11 +221,12 @@ class Crowd:
     def check(self) -> None:
         """Ends them all. Nothing was lost, repeated or changed: each has the tokens that it has undisturbed."""
         for stream in self.finite:
-            if (came := stream.ok().finished[0].usage.output_tokens) != self._new:
-                raise AssertionError(f"{came} of {self._new} tokens are said to have come")
+            counts = (len(stream.ok().tokens[0]), stream.finished[0].usage.output_tokens)
+            if counts != (self._new, self._new):
+                raise AssertionError(f"{counts} tokens came and are said to have come, of {self._new}")
         for stream in self.endless:
             stream.cancel()
-            if stream.end().error.code != StatusCode.CANCELLED:
+            if stream.end().error is None or stream.error.code != StatusCode.CANCELLED:
                 raise AssertionError(f"the stream failed: {stream.error}")
         undisturbed = [self._undisturbed.start(request([i + 1, 2], new=len(stream.tokens[0])))
                        for i, stream in enumerate(self.streams)]

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
+#include "common/logging.h"
 #include "common/rpc_status.h"
 #include "worker/rpc/convert.h"
 
@@ -100,7 +102,6 @@ void SessionTable::HandleOpen(Connection* connection, const worker::v1::Open& op
       connection->sink_->Close(absl::UnavailableError("the worker ends"));
       return;
     }
-    ++num_connections_;
     const auto [entry, is_new] = by_coordinator_.try_emplace(open.coordinator_id(), next_session_);
     if (is_new) {
       auto session = std::make_unique<Session>();
@@ -113,6 +114,7 @@ void SessionTable::HandleOpen(Connection* connection, const worker::v1::Open& op
     // What is still alive belongs to no connection until it is reclaimed.
     Lose(session);
     session.sink = connection->sink_;
+    session.ends_call = open.ends_call();
     session.connection = connection->number_ = next_connection_++;
     connection->session_ = session.number;
     SessionEvent event;
@@ -230,7 +232,6 @@ void SessionTable::HandlePing(const Connection& connection, const worker::v1::Pi
 
 void SessionTable::HandleLost(const Connection& connection) {
   MutexLock lock(mutex_);
-  if (--num_connections_ == 0) unconnected_.NotifyAll();
   if (Session* session = CarriedBy(connection); session != nullptr) Lose(*session);
 }
 
@@ -251,11 +252,15 @@ SessionTable::Request* SessionTable::Find(RequestKey key, uint32_t placement) {
 }
 
 void SessionTable::Send(Session& session, SessionEvent event) {
-  if (session.sink != nullptr && !session.sink->Write(std::move(event))) Lose(session);
+  if (session.sink == nullptr || session.sink->Write(std::move(event))) return;
+  LogWarning(absl::StrCat("coordinator ", session.coordinator_id,
+                          " takes no more: its connection ended, or it has not read for long"));
+  Lose(session);
 }
 
 void SessionTable::Lose(Session& session) {
   session.sink.reset();
+  unconnected_.NotifyAll();
   const Micros now = options_.clock();
   for (auto& [key, request] : session.requests) {
     if (!request->orphaned_at.has_value()) request->orphaned_at = now;
@@ -482,17 +487,30 @@ size_t SessionTable::EndAll() {
 }
 
 void SessionTable::CloseConnections() {
-  MutexLock lock(mutex_);
-  closed_ = true;
-  SessionEvent event;
-  event.mutable_closing();
-  for (const auto& [number, session] : sessions_) Send(*session, event);
+  std::vector<std::shared_ptr<Sink>> sinks;
+  {
+    MutexLock lock(mutex_);
+    closed_ = true;
+    SessionEvent event;
+    event.mutable_closing();
+    for (const auto& [number, session] : sessions_) {
+      if (session->ends_call) {
+        Send(*session, event);
+      } else if (session->sink != nullptr) {
+        sinks.push_back(std::exchange(session->sink, nullptr));
+      }
+    }
+  }
+  for (const auto& sink : sinks) sink->Close(absl::OkStatus());
 }
 
 bool SessionTable::WaitUntilClosed(Micros deadline) {
   MutexLock lock(mutex_);
-  while (num_connections_ > 0) {
-    if (!unconnected_.WaitUntil(mutex_, FromSteadyMicros(deadline))) return num_connections_ == 0;
+  const auto is_connected = [](const auto& entry) { return entry.second->sink != nullptr; };
+  while (absl::c_any_of(sessions_, is_connected)) {
+    if (!unconnected_.WaitUntil(mutex_, FromSteadyMicros(deadline))) {
+      return absl::c_none_of(sessions_, is_connected);
+    }
   }
   return true;
 }

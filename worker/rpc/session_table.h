@@ -90,13 +90,13 @@ class SessionTable final : public EngineListener {
   size_t EndAll();
   // Requests that coordinators took to other workers since StartDraining.
   size_t num_moved() const;
-  // Asks every coordinator to end its connection once it has read what was sent, and takes no
-  // other.
+  // Asks every coordinator to end its connection once it has read what was sent, or ends it itself
+  // where the coordinator does not know how to. Takes no other.
   void CloseConnections();
   // Waits until no request lives, or until `deadline` (steady clock, microseconds). True: none
   // does.
   bool WaitUntilIdle(Micros deadline);
-  // Likewise, until no connection is left.
+  // Likewise, until no session has a connection: every coordinator has read all, or is gone.
   bool WaitUntilClosed(Micros deadline);
 
   void OnOutput(EngineOutput& output) override;
@@ -135,6 +135,7 @@ class SessionTable final : public EngineListener {
     std::string coordinator_id;
     std::shared_ptr<Sink> sink;  // null while no connection carries it
     uint64_t connection = 0;     // which one, to tell a late word of an earlier one
+    bool ends_call = false;      // its coordinator does, when told that the worker ends
     absl::flat_hash_map<uint64_t, std::unique_ptr<Request>> requests;
     uint32_t num_sequences = 0;        // choices of its requests that have not ended
     worker::v1::SessionEvent pending;  // of the output being sorted
@@ -196,7 +197,6 @@ class SessionTable final : public EngineListener {
   CondVar idle_;
   CondVar unconnected_;
   bool closed_ QUIRE_GUARDED_BY(mutex_) = false;
-  size_t num_connections_ QUIRE_GUARDED_BY(mutex_) = 0;  // that have had a session
   worker::v1::WorkerInfo info_ QUIRE_GUARDED_BY(mutex_);
   // By number; a number is never used again. Gone when nothing carries it and no request lives in
   // it.

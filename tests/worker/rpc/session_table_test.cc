@@ -285,6 +285,14 @@ TEST_F(SessionTableTest, EndsOnceWhatWasGeneratedIsRead) {
   EXPECT_EQ(sink->closed->code(), absl::StatusCode::kUnavailable);
 }
 
+TEST_F(SessionTableTest, EndsTheConnectionOfACoordinatorThatDoesNot) {
+  coordinator_.LeaveTheEndToTheWorker();
+  coordinator_.Connect();
+  table_.CloseConnections();
+  EXPECT_TRUE(table_.WaitUntilClosed(0));
+  coordinator_.WaitForLoss();
+}
+
 TEST_F(SessionTableTest, EndAllTellsEveryChoice) {
   coordinator_.Connect();
   Submit submit = MakeSubmit(1, {1, 2}, 100);

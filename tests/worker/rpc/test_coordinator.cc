@@ -62,6 +62,7 @@ Opened TestCoordinator::Connect(size_t max_messages) {
   SessionRequest request;
   request.mutable_open()->set_coordinator_id(id_);
   request.mutable_open()->set_protocol(1);
+  request.mutable_open()->set_ends_call(ends_call_);
   Send(std::move(request));
   MutexLock lock(mutex_);
   while (!opened_.has_value()) changed_.Wait(mutex_);

@@ -39,6 +39,8 @@ class TestCoordinator {
   worker::v1::Opened Connect(size_t max_messages = 4096);
   // The network fails. Returns when both ends know.
   void Cut();
+  // As one of an earlier version. Before Connect.
+  void LeaveTheEndToTheWorker() { ends_call_ = false; }
   void SetReads(bool reads) { stream_->SetClientReads(reads); }
 
   // False: the connection is gone.
@@ -97,6 +99,7 @@ class TestCoordinator {
   CondVar changed_;
   uint64_t connection_ QUIRE_GUARDED_BY(mutex_) = 0;  // the current one; others are not heard
   std::optional<worker::v1::Opened> opened_ QUIRE_GUARDED_BY(mutex_);
+  bool ends_call_ = true;
   bool is_closing_ QUIRE_GUARDED_BY(mutex_) = false;
   std::optional<absl::Status> loss_ QUIRE_GUARDED_BY(mutex_);
   std::optional<worker::v1::Pong> pong_ QUIRE_GUARDED_BY(mutex_);
