@@ -62,7 +62,7 @@ add_custom_target(zone_check ALL
 function(quire_python_test name file)
   cmake_parse_arguments(ARG "" "TIMEOUT" "PATHS;LABELS" ${ARGN})
   if(NOT ARG_TIMEOUT)
-    set(ARG_TIMEOUT 120)
+    set(ARG_TIMEOUT 300)
   endif()
   list(JOIN ARG_PATHS ":" paths)
   add_test(NAME ${name} COMMAND "${QUIRE_VENV}/bin/python" "${CMAKE_CURRENT_SOURCE_DIR}/${file}")
