@@ -60,7 +60,7 @@ FakeInference::FakeInference(int port) {
   grpc::ServerBuilder builder;
   builder.AddListeningPort("127.0.0.1:" + std::to_string(port), grpc::InsecureServerCredentials(),
                            &port_);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, port != 0);
   builder.RegisterService(this);
   server_ = builder.BuildAndStart();
 }
@@ -73,7 +73,7 @@ void FakeInference::Kill() {
     killed_ = true;
     changed_.NotifyAll();
   }
-  if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now());
+  server_->Shutdown(std::chrono::system_clock::now());
 }
 
 void FakeInference::LoseAfter(size_t num_tokens, grpc::Status status, int times) {

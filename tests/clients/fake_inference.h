@@ -28,11 +28,10 @@ class FakeInference final : public v1::Inference::Service {
   using GenerateFunction =
       std::function<grpc::Status(grpc::ServerContext*, const v1::GenerateRequest&, Writer*)>;
 
-  // port 0: a free one. Another may be taken by somebody else: then it does not serve.
+  // port 0: a free one. Another is shared with whoever holds it: a ClosedPort.
   explicit FakeInference(int port = 0);
   ~FakeInference() override;
 
-  bool is_serving() const { return server_ != nullptr; }
   Address address() const { return {"127.0.0.1", static_cast<uint16_t>(port_)}; }
   std::string target() const { return address().ToString(); }
 

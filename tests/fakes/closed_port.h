@@ -13,8 +13,8 @@
 
 namespace quire {
 
-// A port of loopback that refuses connections: bound, so that nobody else gets it, and not listened
-// at.
+// A port of loopback that refuses connections: bound, so that no other process is given it, and not
+// listened at. A server that shares its port (SO_REUSEPORT) may open it.
 class ClosedPort {
  public:
   ClosedPort() : socket_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
@@ -23,23 +23,20 @@ class ClosedPort {
     name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socklen_t size = sizeof(name);
     auto* const generic = reinterpret_cast<sockaddr*>(&name);
+    const int yes = 1;
+    QUIRE_CHECK(setsockopt(socket_, SOL_SOCKET, SO_REUSEPORT, &yes, sizeof(yes)) == 0);
     QUIRE_CHECK(bind(socket_, generic, size) == 0);
     QUIRE_CHECK(getsockname(socket_, generic, &size) == 0);
     port_ = ntohs(name.sin_port);
   }
-  ~ClosedPort() { Release(); }
+  ~ClosedPort() { close(socket_); }
   ClosedPort(const ClosedPort&) = delete;
   ClosedPort& operator=(const ClosedPort&) = delete;
 
   Address address() const { return {"127.0.0.1", port_}; }
-  // From now on others may have it.
-  void Release() {
-    if (socket_ >= 0) close(socket_);
-    socket_ = -1;
-  }
 
  private:
-  int socket_;
+  const int socket_;
   uint16_t port_ = 0;
 };
 
