@@ -14,7 +14,7 @@ import threading
 import time
 
 from fault_proxy import FaultProxy
-from harness import TINY, Process, Stage, quire
+from harness import DEFAULT_SUSPECT_S, TINY, Process, Stage, quire
 from load import KINDS, Load
 from quire_client import Client, Delta
 from service import Service
@@ -22,7 +22,6 @@ from service import Service
 OUTPUT = pathlib.Path("out/bench/soak.json")
 SAMPLE_S = 1.0
 WARM_UP = 0.3  # of the time: allocators, caches and gRPC's pools grow first
-SUSPECT_S = 1.5  # the default
 LONG = ("On and on", {"max_new_tokens": 400, "temperature": 1, "seed": 5, "ignore_eos": True})
 
 
@@ -32,7 +31,8 @@ class Cluster:
     def __init__(self, stage: Stage, fake: bool) -> None:
         self.stage = stage
         admin = ("--admin-address", "127.0.0.1:0")
-        self.coordinators = [stage.coordinator("--quarantine-after", 0, *admin, suspect_s=SUSPECT_S) for _ in range(2)]
+        self.coordinators = [stage.coordinator("--quarantine-after", 0, *admin, suspect_s=DEFAULT_SUSPECT_S)
+                             for _ in range(2)]
         joins = [flag for process in self.coordinators for flag in ("--join", process.address)]
         self.doors = [stage.enter_context(FaultProxy(process.address)) for process in self.coordinators]
         self.links = [stage.enter_context(FaultProxy()) for _ in range(3)]

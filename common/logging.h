@@ -18,7 +18,7 @@ void SetUpLogging(std::string_view program, LogLevel level);
 // and of a longer message its first kMaxLogBytes.
 inline constexpr size_t kMaxLogBytes = 16 << 10;
 void Log(LogLevel level, std::string_view message);
-// Waits for the lines that wait, so long at most. For use before _Exit.
+// Waits until what was logged is written, `micros` at most. For use before _Exit.
 void FlushLog(int64_t micros);
 
 inline void LogInfo(std::string_view message) { Log(LogLevel::kInfo, message); }

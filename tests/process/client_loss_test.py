@@ -9,7 +9,7 @@ import unittest
 import grpc
 from harness import HANG_S, Stage, figure, main, scaled, wait_until
 from quire.v1 import inference_pb2 as pb
-from service import Service, is_idle, request
+from service import ENDLESS, Service, is_idle, request
 
 NUM_STREAMS = 32
 
@@ -52,7 +52,7 @@ class ClientLossTest(unittest.TestCase):
         client.wait(HANG_S)
 
     def test_a_cancelled_call_gives_its_blocks_back(self):
-        streams = [self.service.start(request(new=60000, prompt=[i + 1, 2, 3])) for i in range(NUM_STREAMS)]
+        streams = [self.service.start(request(new=ENDLESS, prompt=[i + 1, 2, 3])) for i in range(NUM_STREAMS)]
         for stream in streams:
             stream.wait_for_tokens()
         self.assert_running(NUM_STREAMS)
@@ -63,7 +63,7 @@ class ClientLossTest(unittest.TestCase):
             self.assertEqual(stream.end().error.code, grpc.StatusCode.CANCELLED)
 
     def test_cancel_stops_a_request_of_any_client_and_says_what_it_used(self):
-        stream = self.service.start(request(new=60000, request_id="victim")).wait_for_tokens(5)
+        stream = self.service.start(request(new=ENDLESS, request_id="victim")).wait_for_tokens(5)
         other = Service(self.stage, self.address)
         self.assertTrue(other.call("Cancel", pb.CancelRequest(request_id="victim")).found)
         self.assertEqual(stream.end().error.code, grpc.StatusCode.CANCELLED)
@@ -76,7 +76,7 @@ class ClientLossTest(unittest.TestCase):
 
     def test_clients_that_leave_in_every_state_leave_nothing(self):
         """While queued, while the prompt is computed, at the first token, later: 48 run at once, others wait."""
-        streams = [self.service.start(request(new=60000, prompt=range(1, 2 + 37 * (i % 13))))
+        streams = [self.service.start(request(new=ENDLESS, prompt=range(1, 2 + 37 * (i % 13))))
                    for i in range(scaled(96, least=60))]
         wait_until(lambda: self.service.load()[0].waiting > 0, "a queue")
         for i, stream in enumerate(streams):

@@ -16,7 +16,7 @@ from etcd import Etcd
 from grpc import StatusCode
 from harness import BIN, Stage, figure, main, wait_until
 from quire.v1 import inference_pb2 as pb
-from service import Service, request
+from service import ENDLESS, Service, request
 
 SHIM = pathlib.Path(os.environ.get("QUIRE_CLOCK_SHIM", BIN / "libquire_clock_shim.so"))
 HOUR_S = 3600
@@ -108,8 +108,8 @@ class ClockJumpTest(unittest.TestCase):
         for seconds in JUMPS_S:
             with self.subTest(seconds=seconds):
                 # timeout_ms, the call's deadline, and none.
-                short = [self.service.start(request(new=60000, timeout_ms=int(1000 * SHORT_S))),
-                         self.service.start(request(new=60000), SHORT_S)]
+                short = [self.service.start(request(new=ENDLESS, timeout_ms=int(1000 * SHORT_S))),
+                         self.service.start(request(new=ENDLESS), SHORT_S)]
                 long = self.service.start(request(new=NUM_TOKENS), 50)
                 for stream in (*short, long):
                     stream.wait_for_tokens(5)

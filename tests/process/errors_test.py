@@ -11,7 +11,7 @@ from harness import ROOT, TINY, Stage, main, wait_until
 from quire.v1 import inference_pb2 as pb
 from quire_client.errors import QuireError
 from safetensors.numpy import save_file
-from service import Service, request
+from service import ENDLESS, Service, request
 
 CONTEXT = 512
 VOCABULARY = 8192
@@ -239,7 +239,7 @@ class LimitErrorsTest(ErrorCase):
         self.service.wait_ready()
 
     def hold_the_worker(self):
-        return self.service.start(request(new=60000)).wait_for_tokens()
+        return self.service.start(request(new=ENDLESS)).wait_for_tokens()
 
     def wait_for_load(self, running, waiting):
         wait_until(lambda: [(w.running, w.waiting) for w in self.service.load()] == [(running, waiting)],
@@ -247,7 +247,7 @@ class LimitErrorsTest(ErrorCase):
 
     def test_full_queues_say_when_to_try_again(self):
         self.hold_the_worker()
-        self.service.start(request(new=60000)).wait_accepted()
+        self.service.start(request(new=ENDLESS)).wait_accepted()
         self.wait_for_load(1, 1)
         self.assert_error(self.service.fail(request()), StatusCode.RESOURCE_EXHAUSTED, "full", retry=True)
 
@@ -272,7 +272,7 @@ class LimitErrorsTest(ErrorCase):
         self.wait_for_load(1, 0)
 
     def test_timeout_while_running_says_how_many_tokens_came(self):
-        stream = self.service.start(request(new=60000, timeout_ms=3000)).end()
+        stream = self.service.start(request(new=ENDLESS, timeout_ms=3000)).end()
         self.assertGreater(len(stream.tokens[0]), 0)
         self.assert_error(stream.error, StatusCode.DEADLINE_EXCEEDED, "timeout_ms", "running",
                           rf"\b{len(stream.tokens[0])} tokens")
@@ -284,7 +284,7 @@ class LimitErrorsTest(ErrorCase):
         """The server ends a call 20 ms early. On a busy machine the client's own timer can still be first, or the end
         come before the request runs."""
         for _ in range(20):
-            error = self.service.fail(request(new=60000), timeout=0.5)
+            error = self.service.fail(request(new=ENDLESS), timeout=0.5)
             self.assertEqual(error.code, StatusCode.DEADLINE_EXCEEDED)
             if "running" in error.message:
                 self.assertRegex(error.message, "deadline.*running.*tokens out")
@@ -312,7 +312,7 @@ class AbsenceErrorsTest(ErrorCase):
                           "--num-gpu-blocks-override", 8192, step_us=2000)
         service = Service(stage, coordinator.address)
         service.wait_ready()
-        first = service.start(request(new=60000)).wait_for_tokens()
+        first = service.start(request(new=ENDLESS)).wait_for_tokens()
         self.assert_error(service.fail(request()), StatusCode.RESOURCE_EXHAUSTED, retry=True)
         first.cancel()
         wait_until(lambda: service.start(request()).end().error is None, "a request taken again")

@@ -27,6 +27,7 @@ VOLUME = float(os.environ.get("QUIRE_PROCESS_VOLUME", "1"))
 # Seconds without a word after which a worker is SUSPECT, where that is not what a test looks at: machines of tests stand
 # still for longer than those the default is for.
 PATIENT_S = 15
+DEFAULT_SUSPECT_S = 1.5  # what it is without the flag
 # What workers compute on: cpu or cuda. On cuda a fake worker is a real one with random weights, so that the tests of
 # cancelling, stopping and overload are the GPU's too.
 DEVICE = os.environ.get("QUIRE_PROCESS_DEVICE", "cpu")

@@ -13,13 +13,12 @@ import time
 import unittest
 
 from grpc import StatusCode
-from harness import SLOW_FLAGS, TINY, Stage, figure, main, scaled, wait_until
+from harness import DEFAULT_SUSPECT_S, SLOW_FLAGS, TINY, Stage, figure, main, scaled, wait_until
 from quire.v1 import inference_pb2 as pb
 from service import ENDLESS, Crowd, Service, request, undisturbed_service
 
 NUM_ENDLESS, NUM_FINITE = 8, 4
 NUM_TOKENS = 800
-SUSPECT_S = 1.5
 KILLS = int(os.environ.get("QUIRE_KILLS", 300 if "QUIRE_FULL" in os.environ else scaled(24)))
 BOUND_S = 20.0  # the figures are measured; a test fails only beyond this
 
@@ -82,7 +81,7 @@ class MigrationTest(unittest.TestCase):
         self.assertLess(gap, BOUND_S)
 
     def test_a_stopped_workers_streams_go_on_and_what_it_says_later_is_refused(self):
-        self.start(suspect_s=SUSPECT_S)
+        self.start(suspect_s=DEFAULT_SUSPECT_S)
         crowd = self.start_streams()
         lost = self.of_worker(crowd, self.workers[0])
         stopped = time.monotonic()

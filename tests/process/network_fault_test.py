@@ -8,7 +8,7 @@ import time
 import unittest
 
 from fault_proxy import FaultProxy
-from harness import PATIENT_S, SLOW_FLAGS, Stage, figure, main, wait_until
+from harness import DEFAULT_SUSPECT_S, PATIENT_S, SLOW_FLAGS, Stage, figure, main, wait_until
 from quire.v1 import inference_pb2 as pb
 from service import Crowd, Service, undisturbed_service
 
@@ -142,7 +142,7 @@ class DeafWorkerTest(NetworkFaultCase):
 
 
 class SilenceTest(NetworkFaultCase):
-    SUSPECT_S = 1.5
+    SUSPECT_S = DEFAULT_SUSPECT_S
 
     def test_silence_from_the_worker_and_both_ways(self):
         link = self.link

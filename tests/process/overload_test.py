@@ -7,12 +7,11 @@ import unittest
 
 from grpc import StatusCode
 from harness import Stage, figure, lasting, main, scaled, wait_until
-from service import Service, request
+from service import ENDLESS, Service, request
 
 # The worker's sequences at once and its queue, of which the last fifth is kept for tenants with less than their share.
 SLOTS, QUEUE, RESERVE = 4, 10, 2
 PROMPTS = [[1 + i, 2, 3] for i in range(7)]
-NEVER = 60000  # tokens
 
 
 class OverloadTest(unittest.TestCase):
@@ -34,7 +33,7 @@ class OverloadTest(unittest.TestCase):
 
     def fill(self, tenant="", slots=SLOTS, queue=QUEUE - RESERVE, new=20):
         """Requests that run until they are cancelled, and others that wait behind them."""
-        holders = [self.service.start(request(new=NEVER, tenant=tenant)).wait_for_tokens() for _ in range(slots)]
+        holders = [self.service.start(request(new=ENDLESS, tenant=tenant)).wait_for_tokens() for _ in range(slots)]
         waiting = [self.service.start(request(PROMPTS[i % 7], new=new, tenant=tenant)).wait_accepted()
                    for i in range(queue)]
         self.wait_for_load(slots, queue)

@@ -15,7 +15,7 @@ from harness import BIN, HANG_S, TINY, Stage, clean_environment, main, wait_unti
 from quire.v1 import inference_pb2 as pb
 from quire.worker.v1 import worker_pb2
 from quire_client import Client, QuireError
-from service import Service, request
+from service import ENDLESS, Service, request
 
 TOKEN = "a-token-of-this-test-alone"
 
@@ -230,7 +230,7 @@ class TlsTest(SecurityTest):
                                         "--num-gpu-blocks-override", 8192, *identity.flags, step_us=2000)
         service = Service(self.stage, coordinator.address, credentials=self.client.credentials())
         service.wait_ready()
-        stream = service.start(request(new=60000)).wait_for_tokens()
+        stream = service.start(request(new=ENDLESS)).wait_for_tokens()
         first = serial_of(coordinator.address, self.client)
         self.assertEqual(serial_of(worker.address, self.client), first)
 

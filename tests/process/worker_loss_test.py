@@ -6,7 +6,7 @@ import unittest
 from grpc import StatusCode
 from harness import Stage, figure, main
 from quire.v1 import inference_pb2 as pb
-from service import Service, request
+from service import ENDLESS, Service, request
 
 NUM_STREAMS = 16
 
@@ -33,7 +33,7 @@ class WorkerLossTest(unittest.TestCase):
         service = Service(self.stage, coordinator.address)
         service.wait_ready()
         expected = service.run(request(new=50)).tokens[0]
-        streams = [service.start(request([i + 1, 2], new=60000)) for i in range(NUM_STREAMS)]
+        streams = [service.start(request([i + 1, 2], new=ENDLESS)) for i in range(NUM_STREAMS)]
         for stream in streams:
             stream.wait_for_tokens()
 
@@ -69,7 +69,7 @@ class WorkerLossTest(unittest.TestCase):
         services = [Service(self.stage, process.address) for process in (coordinator, other)]
         for service in services:
             service.wait_ready()
-        lost = services[0].start(request(new=60000)).wait_for_tokens()
+        lost = services[0].start(request(new=ENDLESS)).wait_for_tokens()
         kept = services[1].start(request(new=1000)).wait_for_tokens()
         coordinator.kill()
         self.assertEqual(lost.end().error.code, StatusCode.UNAVAILABLE)

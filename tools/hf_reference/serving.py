@@ -27,8 +27,8 @@ from hf_reference.service import WorkerService, announce
 from hf_reference.session_table import Request, Session, SessionTable
 
 _TICK_S = 0.25
-# What coordinators have not read yet when all is generated.
-_UNREAD_S = 10.0
+# What coordinators get to read what is left once all is generated: this worker cannot know that they have.
+_READING_S = 10.0
 _MAX_MESSAGE_BYTES = 16 << 20
 # The pings are as common/keepalive.h has them: coordinators send one after 20 s of silence.
 _SERVER_OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
@@ -110,7 +110,7 @@ async def serve(flags: argparse.Namespace, generator: Generator, version: str) -
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    await server.stop(_UNREAD_S)
+    await server.stop(_READING_S)
     await asyncio.to_thread(engine.stop)
     return 0
 
